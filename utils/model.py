@@ -1,0 +1,91 @@
+"""The two networks. Both take normalized images (B, 3, 32, 32) and return logits (B, classes)."""
+
+import torch
+from torch import nn
+
+WHITENING_IMAGES = 1000  # they hold a million patches: enough for the statistics of 12 numbers
+
+
+class ConvNet(nn.Module):
+    """A small convolutional network: whitening, then three groups, each of which halves the resolution.
+
+    The layout follows airbench94 (Jordan 2024), made narrower for a CPU.
+    """
+
+    def __init__(self, channels: tuple[int, int, int] = (32, 64, 128), classes: int = 10) -> None:
+        super().__init__()
+        self.whitening = nn.Conv2d(3, 24, kernel_size=2)
+        self.groups = nn.Sequential(
+            ConvGroup(24, channels[0]), ConvGroup(channels[0], channels[1]), ConvGroup(channels[1], channels[2])
+        )
+        self.head = nn.Linear(channels[2], classes, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = nn.functional.gelu(self.whitening(images))  # (B, 24, 31, 31)
+        features = self.groups(features)  # (B, channels, 3, 3)
+        features = features.amax(dim=(2, 3))  # (B, channels)
+        return self.head(features) / 9
+
+
+class ConvGroup(nn.Sequential):
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(
+            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+            nn.MaxPool2d(2),
+            nn.BatchNorm2d(channels_out),
+            nn.GELU(),
+            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
+            nn.BatchNorm2d(channels_out),
+            nn.GELU(),
+        )
+
+
+class MLP(nn.Module):
+    """The handout's base architecture: six linear layers with ReLU between them, on the flattened image."""
+
+    def __init__(self, hidden: tuple[int, ...] = (1024, 512, 256, 128, 64), classes: int = 10) -> None:
+        super().__init__()
+        sizes = (3 * 32 * 32, *hidden, classes)
+        self.layers = nn.ModuleList(
+            nn.Linear(fan_in, fan_out) for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        for layer in self.layers:
+            # Keeps the size of activations and gradients the same from layer to layer under ReLU (He et al. 2015).
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        # Small first logits: the loss then starts near ln 10, that of a guess among ten classes.
+        nn.init.normal_(self.layers[-1].weight, std=0.01)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        activations = images.flatten(1)  # (B, 3072)
+        for layer in self.layers[:-1]:
+            activations = layer(activations).relu()
+        return self.layers[-1](activations)
+
+
+def build_model(name: str, width: float, classes: int, training_images: torch.Tensor) -> nn.Module:
+    """Return the ConvNet ("convnet") or the MLP ("mlp") with its channels or hidden units multiplied by `width`.
+
+    `training_images` (N, 3, 32, 32), normalized, give the ConvNet's whitening filters.
+    """
+    if name == "mlp":
+        return MLP(tuple(max(1, round(width * units)) for units in (1024, 512, 256, 128, 64)), classes)
+    model = ConvNet(tuple(max(1, round(width * channels)) for channels in (32, 64, 128)), classes)
+    set_whitening_from_training_patches(model.whitening, training_images)
+    return model.to(memory_format=torch.channels_last)
+
+
+def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) -> None:
+    """Make the filters of `layer` the principal directions of image patches, scaled to variance 1, and freeze them.
+
+    Each direction is there with both signs, so that a rectifier loses nothing (Page 2018; tysam-code/hlb-CIFAR10 2023).
+    """
+    size = layer.kernel_size[0]
+    patches = images.unfold(2, size, 1).unfold(3, size, 1)  # (N, 3, 31, 31, 2, 2)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * size * size)  # (N * 961, 12)
+    variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
+    filters = directions.T.flip(0) / (variances.flip(0)[:, None] + 5e-4).sqrt()  # largest variance first
+    filters = torch.cat([filters, -filters]).view(-1, 3, size, size)
+    layer.weight.data = filters
+    layer.weight.requires_grad = False
+    nn.init.zeros_(layer.bias)

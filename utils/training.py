@@ -1,0 +1,242 @@
+"""Training and evaluation of any classifier, and the checkpoints between two epochs."""
+
+import math
+import zipfile
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from utils.errors import InputError, RunError
+from utils.files import replace_when_complete
+
+MOMENTUM = 0.9
+HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares from 0 to 1
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "seconds",
+)
+WARM_UP = 0.2  # share of the run in which the learning rate rises
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called "cpu", "cuda" or "mps", or the fastest one there is ("auto"). Raises InputError."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(device for device in present if present[device])
+    if not present[name]:
+        raise InputError(f"--device: this machine has no {name}: use --device cpu or auto")
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> str:
+    """Return "float32" or "bfloat16"; "auto" takes bfloat16 only where the hardware computes in it.
+
+    A CPU without AVX512-BF16 or AMX would emulate it, 40 times slower (pytorch/pytorch#146508).
+    """
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+        in_hardware = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+    return "bfloat16" if in_hardware else "float32"
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Seed all randomness of one epoch (order, augmentation), so that a resumed run needs no stored random state."""
+    torch.manual_seed(seed * 100_003 + epoch)
+
+
+def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.SGD:
+    """Return SGD with Nesterov momentum; only weights decay, not biases and the scales of normalization layers."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+
+
+def one_cycle(peak: float, epoch: int, epochs: int, steps: int) -> list[float]:
+    """Return the learning rate of each of the `steps` steps of an epoch (from 1): up to `peak`, then down to zero.
+
+    Linear on both sides, over the whole run of `epochs` epochs (Smith 2018, arXiv:1803.09820).
+    """
+    progress = [((epoch - 1) * steps + step + 0.5) / (epochs * steps) for step in range(steps)]
+    return [peak * min(done / WARM_UP, (1 - done) / (1 - WARM_UP)) for done in progress]
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: DataLoader,
+    optimizer: Optimizer,
+    learning_rates: list[float],
+    label_smoothing: float = 0.0,
+    precision: str = "float32",
+    title: str = "training",
+) -> tuple[float, float]:
+    """Train on each batch of the loader once, with one learning rate a batch; `title` names the epoch.
+
+    Returns the mean loss, without label smoothing, and the accuracy (0 to 1), over all images as they were met.
+    Raises RunError if the loss becomes NaN or infinite.
+    """
+    model.train()
+    loss_sum, correct, count = 0.0, 0, 0
+    batches = tqdm(loader, desc=title, leave=False, disable=None)
+    for step, ((images, labels), learning_rate) in enumerate(zip(batches, learning_rates, strict=True), start=1):
+        logits = compute_logits(model, images, precision)
+        batch_loss = cross_entropy(logits.detach(), labels).item()
+        if not math.isfinite(batch_loss):
+            raise RunError(f"the loss became {batch_loss} in {title}, step {step} of {len(loader)}: try a lower --lr")
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate
+        optimizer.zero_grad()
+        cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
+        optimizer.step()
+        # Weighted by the number of images: the last batch may be smaller than the others.
+        loss_sum += batch_loss * len(labels)
+        correct += int((logits.argmax(dim=1) == labels).sum())
+        count += len(labels)
+    return loss_sum / count, correct / count
+
+
+def compute_logits(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
+    """Run the model in the given precision, and return float32: the loss would be too coarse in bfloat16."""
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return model(images).float()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss and the accuracy (0 to 1) over all images of a loader, with logits (N, classes) and labels (N,)."""
+
+    loss: float
+    accuracy: float
+    logits: torch.Tensor
+    labels: torch.Tensor
+
+    def confusion_matrix(self) -> torch.Tensor:
+        """Return the number of images of each actual class (row) that were taken for each class (column)."""
+        classes = self.logits.shape[1]
+        pairs = self.labels * classes + self.logits.argmax(dim=1)
+        return pairs.bincount(minlength=classes * classes).view(classes, classes)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: DataLoader, precision: str = "float32") -> Evaluation:
+    """Run the model over a loader without training it."""
+    model.eval()
+    batches = [(compute_logits(model, images, precision), labels) for images, labels in loader]
+    logits = torch.cat([logits for logits, _ in batches]).cpu()
+    labels = torch.cat([labels for _, labels in batches]).cpu()
+    accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
+    return Evaluation(cross_entropy(logits, labels).item(), accuracy, logits, labels)
+
+
+@dataclass
+class Progress:
+    """What a run has done: its options, a row of numbers for each finished epoch, the best weights by validation."""
+
+    options: dict
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_weights: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add_epoch(self, numbers: tuple[float, ...], model: nn.Module) -> None:
+        """Append the numbers of a finished epoch, in the order of HISTORY, and keep the weights if they are best."""
+        row = dict(zip(HISTORY, numbers, strict=True))
+        best = self.history[self.best_epoch - 1]["validation_accuracy"] if self.history else -1
+        if row["validation_accuracy"] > best:
+            self.best_epoch = row["epoch"]
+            self.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        self.history.append(row)
+
+
+def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
+    """Write best.pt (the best weights so far) and last.pt (the same, and all that is needed to go on) into `folder`."""
+    best = vars(progress)
+    last = {**best, "weights": model.state_dict(), "momentum": optimizer.state_dict()["state"]}
+    for name, checkpoint in (("best.pt", best), ("last.pt", last)):
+        buffer = BytesIO()  # torch.save would turn a full disk into a RuntimeError of its own
+        torch.save(checkpoint, buffer)
+        with replace_when_complete(folder / name) as temporary:
+            temporary.write_bytes(buffer.getbuffer())
+
+
+def load_checkpoint(
+    path: Path, options: dict, must_match: tuple[str, ...], model: nn.Module, optimizer: Optimizer | None = None
+) -> Progress:
+    """Restore the best weights (from best.pt), or if there is an optimizer, the last ones and its momentum (last.pt).
+
+    `must_match` names the options that the run of the checkpoint must share with the `options` of this one.
+    Raises InputError if the file is missing, damaged, not plain data, or made with other options.
+    """
+    if not path.exists():
+        raise InputError(f"there is no checkpoint {path}: train without --resume and --test-only first")
+    try:
+        checkpoint = read_checkpoint(path)
+        progress = Progress(*(checkpoint[name] for name in ("options", "history", "best_epoch", "best_weights")))
+        check_options(progress.options, options, must_match)
+        check_history(progress)
+        model.load_state_dict(progress.best_weights)
+        if optimizer:
+            model.load_state_dict(checkpoint["weights"])
+            load_momentum(optimizer, checkpoint["momentum"])
+    except OtherOptions as error:
+        raise InputError(f"{path} was made with other options: {error}") from None
+    except Exception as error:  # what a damaged or foreign file can raise has no end
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path} is damaged or no checkpoint of this project ({reason}): train anew") from None
+    return progress
+
+
+class OtherOptions(Exception):
+    """A checkpoint was made with other options than this run has."""
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Read a file of plain data. zipfile compares the checksums of its parts, which torch.load does not do."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def check_options(saved: dict, options: dict, must_match: tuple[str, ...]) -> None:
+    """Raise OtherOptions that lists those of the options named in `must_match` that were others when it was saved."""
+    different = [name for name in must_match if saved[name] != options[name]]
+    if different:
+        lines = [f"--{name.replace('_', '-')} {saved[name]}, not {options[name]}" for name in different]
+        raise OtherOptions("; ".join(lines))
+
+
+def check_history(progress: Progress) -> None:
+    """Raise ValueError unless there is one row of finite numbers for each epoch, and the best epoch is one of them."""
+    for epoch, row in enumerate(progress.history, start=1):
+        if set(row) != set(HISTORY) or row["epoch"] != epoch or not all(math.isfinite(row[name]) for name in row):
+            raise ValueError(f"the history of epoch {epoch} is {row}")
+    if progress.best_epoch not in range(1, len(progress.history) + 1):
+        raise ValueError(f"best epoch {progress.best_epoch} of {len(progress.history)}")
+
+
+def load_momentum(optimizer: Optimizer, momentum: dict) -> None:
+    """Restore momentum buffers. Raises ValueError for a wrong shape, which PyTorch itself would only notice later."""
+    optimizer.load_state_dict({"state": momentum, "param_groups": optimizer.state_dict()["param_groups"]})
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            buffer = optimizer.state[parameter]["momentum_buffer"]
+            if buffer.shape != parameter.shape:
+                raise ValueError(f"momentum of shape {tuple(buffer.shape)} for weights {tuple(parameter.shape)}")

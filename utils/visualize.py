@@ -1,0 +1,264 @@
+"""Figures in one style: training curves, prediction grid, confusion matrix, network diagrams.
+
+Takes plain numbers and arrays. Every figure is an object that is saved to a file; no window is ever opened.
+
+    python -m utils.visualize     draws the network diagrams of answers.md into figures/
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Circle
+from matplotlib.ticker import MaxNLocator
+
+# Colours that colour-blind readers can tell apart: Okabe and Ito, "Color Universal Design", 2008
+# (https://jfly.uni-koeln.de/color/).
+COLORS = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "black": "#000000",
+}
+# Line styles change along with the colours, so that lines differ in a black-and-white print too.
+LINE_STYLES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 3)), (0, (1, 3))]
+# A README shows a figure about 800 pixels wide; 11 points in a figure 8 inches wide are then 15 pixels high.
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "figure.titlesize": 13,
+    "figure.titleweight": "bold",
+    "legend.fontsize": 11,
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "lines.markersize": 5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "axes.prop_cycle": matplotlib.cycler(color=COLORS.values(), linestyle=LINE_STYLES),
+    "savefig.dpi": 150,
+    "figure.constrained_layout.h_pad": 0.08,  # inches around each panel
+    "figure.constrained_layout.w_pad": 0.08,
+    "svg.hashsalt": "fixed",  # otherwise the ids inside an SVG differ from one drawing to the next
+}
+PAGE_WIDTH = 8  # inches
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Apply the style to what is drawn inside the `with` block, whatever the reader's own matplotlib settings are.
+
+    Needed around every drawing call: matplotlib fixes fonts and line widths when it creates an artist. As a decorator,
+    `@house_style()` covers a whole function.
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
+        yield
+
+
+@house_style()
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+    """Return an empty figure of width x height inches and its panels, an array of Axes of shape (rows, columns)."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+@house_style()
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure as PNG or SVG, by the suffix of `path`; the same figure gives the same bytes.
+
+    An existing file is replaced only when the new one is complete.
+    """
+    file_format = path.suffix.removeprefix(".")
+    metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[file_format]
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        figure.savefig(temporary, format=file_format, metadata=metadata)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def epoch_ticks(last_epoch: int) -> list[int]:
+    """Return about eight round whole numbers from 1 to last_epoch, 1 always among them."""
+    ticks = MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]).tick_values(1, last_epoch)
+    return [1, *(int(tick) for tick in ticks if 1 < tick <= last_epoch)]
+
+
+@house_style()
+def plot_curves(history: list[dict[str, float]], best_epoch: int, title: str, path: Path) -> Figure:
+    """Draw loss and accuracy over the epochs, save the figure and return it.
+
+    history: one entry per epoch, with the keys epoch (from 1), train_loss, train_accuracy, validation_loss and
+    validation_accuracy; accuracies are fractions from 0 to 1. best_epoch: the epoch to mark, one of the history.
+    """
+    best = next(entry for entry in history if entry["epoch"] == best_epoch)
+    figure, panels = new_figure(PAGE_WIDTH, 4.2, columns=2)
+    for axes, quantity, unit, scale in zip(panels[0], ("loss", "accuracy"), ("", " (%)"), (1, 100), strict=True):
+        draw_curves(axes, history, quantity, scale)
+        mark_epoch(axes, best_epoch, scale * best[f"validation_{quantity}"])
+        axes.set(title=f"Training and validation {quantity}", ylabel=f"{quantity.capitalize()}{unit}")
+    figure.suptitle(title, wrap=True)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    save_figure(figure, path)
+    return figure
+
+
+def draw_curves(axes: Axes, history: list[dict[str, float]], quantity: str, scale: float) -> None:
+    """Draw train_<quantity> and validation_<quantity>, times scale, over the epochs."""
+    epochs = [int(entry["epoch"]) for entry in history]
+    train = [scale * entry[f"train_{quantity}"] for entry in history]
+    validation = [scale * entry[f"validation_{quantity}"] for entry in history]
+    every = max(1, len(epochs) // 15)  # in a long run, a marker on each epoch would hide the line
+    axes.plot(epochs, train, "o-", color=COLORS["blue"], markevery=every, label="Training")
+    axes.plot(epochs, validation, "s-", color=COLORS["vermilion"], mfc="white", markevery=every, label="Validation")
+    axes.set(xlabel="Epoch", xticks=epoch_ticks(epochs[-1]), xlim=(1 - 0.04 * epochs[-1], 1.04 * epochs[-1]))
+
+
+def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
+    """Draw a dashed line at the best epoch and a ring around its value."""
+    line = {"color": COLORS["black"], "linestyle": "--", "linewidth": 1.2}
+    axes.axvline(epoch, zorder=1, **line)
+    axes.plot([epoch], [value], marker="o", markersize=13, mfc="none", label=f"Best epoch: {epoch}", **line)
+
+
+@house_style()
+def plot_predictions(
+    images: np.ndarray,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    path: Path,
+) -> Figure:
+    """Draw a 2 x 5 grid of images with predicted and actual class and the confidence, save and return it.
+
+    images: (n, height, width, 3) uint8, n at most 10. probabilities: (n, classes). labels: (n,), the actual classes.
+    """
+    figure, cells = new_figure(PAGE_WIDTH, 4.8, rows=2, columns=5)
+    figure.suptitle(title, wrap=True)
+    for axes in cells.flat[len(images) :]:
+        axes.set_axis_off()
+    for axes, image, probability, label in zip(cells.flat, images, probabilities, labels, strict=False):
+        predicted = int(np.argmax(probability))
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(f"Predicted: {class_names[predicted]}\nActual: {class_names[int(label)]}", fontsize=9.5)
+        mark_prediction(axes, predicted == label, float(probability[predicted]))
+    save_figure(figure, path)
+    return figure
+
+
+def mark_prediction(axes: Axes, right: bool, confidence: float) -> None:
+    """Tell right from wrong by colour, and for those who do not see the colour by mark, weight and frame too."""
+    color, mark, weight, frame = (
+        (COLORS["blue"], "✓", "normal", 1.5) if right else (COLORS["vermilion"], "✗", "bold", 4)
+    )
+    axes.set(xticks=[], yticks=[])
+    axes.set_xlabel(f"{mark} {100 * confidence:.0f} % confident", color=color, fontweight=weight, fontsize=10)
+    axes.spines[:].set(visible=True, color=color, linewidth=frame)
+
+
+@house_style()
+def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str, path: Path) -> Figure:
+    """Draw the confusion matrix with each class's accuracy beside its row, save and return it.
+
+    confusion: (classes, classes), the number of images; row = actual class, column = predicted class.
+    """
+    classes = range(len(class_names))
+    totals = confusion.sum(axis=1)
+    shares = confusion / np.maximum(totals, 1)[:, None]  # a class without images has a row of zeros, not of NaN
+    figure, panels = new_figure(PAGE_WIDTH, 6.8)
+    axes = panels[0, 0]
+    # The square root brings out the few per cent beside the diagonal, which are what one looks for.
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    for row, column in np.ndindex(*confusion.shape):
+        color = "white" if image.norm(shares[row, column]) > 0.72 else "black"
+        axes.text(column, row, f"{confusion[row, column]:,}", color=color, fontsize=10, ha="center", va="center")
+    axes.text(len(classes) - 0.35, -0.75, "Accuracy", va="center", fontweight="bold")
+    for row in classes:
+        accuracy = f"{100 * shares[row, row]:.1f} % of {totals[row]:,}" if totals[row] else "–"
+        axes.text(len(classes) - 0.35, row, accuracy, va="center")
+    axes.set_xticks(classes, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(classes, class_names)
+    axes.set(title="Number of images; darker = larger share of the row", xlabel="Predicted", ylabel="Actual")
+    axes.grid(False)
+    figure.suptitle(title, wrap=True)
+    save_figure(figure, path)
+    return figure
+
+
+COLUMN_DISTANCE = 2.6  # in a network diagram the distance between two units of a layer is 1
+RADIUS = 0.38
+
+
+@house_style()
+def draw_network(layer_sizes: Sequence[int], layer_names: Sequence[str], title: str, path: Path) -> Figure:
+    """Draw the diagram of a fully connected network, save and return it; sizes and names start with the input.
+
+    In an SVG, unit i of layer l is the group `unit-l-i`, the edge to it from unit j of the layer before the group
+    `edge-l-j-i`. Layers count from 0, the input; units from 1, as in the label a_i^[l].
+    """
+    columns = [unit_positions(layer, size) for layer, size in enumerate(layer_sizes)]
+    top, last = max(layer_sizes) / 2, len(layer_sizes) - 1
+    width, height = COLUMN_DISTANCE * last + 2.2, 2 * top + 2
+    figure, panels = new_figure(0.8 * width, 0.8 * height + 0.5)
+    axes = panels[0, 0]
+    axes.set(xlim=(-1.1, width - 1.1), ylim=(-height / 2, height / 2), aspect="equal")
+    axes.set_axis_off()
+    figure.suptitle(title)
+    for layer, (size, name) in enumerate(zip(layer_sizes, layer_names, strict=True)):
+        x = COLUMN_DISTANCE * layer
+        draw_units(axes, layer, columns[layer], COLORS[{0: "sky", last: "green"}.get(layer, "orange")])
+        axes.text(x, top + 0.5, f"{name}\n{size} unit{'s' if size > 1 else ''}", ha="center", va="center")
+        if layer > 0:
+            draw_edges(axes, layer, columns[layer - 1], columns[layer])
+            shapes = f"$W^{{[{layer}]}}$: {size} × {layer_sizes[layer - 1]}\n$b^{{[{layer}]}}$: {size} × 1"
+            axes.text(x - COLUMN_DISTANCE / 2, -top - 0.5, shapes, ha="center", va="center")
+    if layer_sizes[-1] == 1:
+        axes.text(COLUMN_DISTANCE * last + 0.5, 0, r"$= \hat{y}$", fontsize=15, va="center")
+    save_figure(figure, path)
+    return figure
+
+
+def unit_positions(layer: int, size: int) -> list[tuple[float, float]]:
+    """Return x and y of a layer's units, the first at the top, the layer centred on y = 0."""
+    return [(COLUMN_DISTANCE * layer, (size - 1) / 2 - unit) for unit in range(size)]
+
+
+def draw_units(axes: Axes, layer: int, positions: list[tuple[float, float]], color: str) -> None:
+    """Draw a layer's units, each with its name in it."""
+    for unit, (x, y) in enumerate(positions, start=1):
+        axes.add_patch(Circle((x, y), RADIUS, facecolor=color, edgecolor="black", zorder=2, gid=f"unit-{layer}-{unit}"))
+        axes.text(x, y, f"$a_{{{unit}}}^{{[{layer}]}}$", fontsize=15, ha="center", va="center")
+
+
+def draw_edges(axes: Axes, layer: int, sources: list[tuple[float, float]], targets: list[tuple[float, float]]) -> None:
+    """Draw an edge from each unit of the layer before to each unit of this layer."""
+    for source, (x0, y0) in enumerate(sources, start=1):
+        for target, (x1, y1) in enumerate(targets, start=1):
+            name = f"edge-{layer}-{source}-{target}"
+            axes.plot([x0, x1], [y0, y1], color="#777777", linewidth=0.8, linestyle="-", zorder=1, gid=name)
+
+
+def draw_network_diagrams(folder: Path) -> None:
+    """Save the three network diagrams of answers.md into the folder."""
+    one, two = ["input", "hidden", "output"], ["input", "hidden 1", "hidden 2", "output"]
+    draw_network([4, 6, 4, 3], two, "The network of question 5: 4-6-4-3", folder / "network-4-6-4-3.svg")
+    draw_network([3, 4, 4, 1], two, "Two hidden layers: 3-4-4-1", folder / "network-two-hidden.svg")
+    draw_network([3, 4, 1], one, "One hidden layer: 3-4-1", folder / "network-3-4-1.svg")
+
+
+if __name__ == "__main__":
+    draw_network_diagrams(Path(__file__).resolve().parent.parent / "figures")
