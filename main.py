@@ -145,8 +145,10 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of first weights, order and augmentation")
     add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto: a GPU if there is one")
     add("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: the faster one here")
+    add = parser.add_mutually_exclusive_group().add_argument
     add("--resume", action="store_true", help="go on after the last finished epoch")
     add("--test-only", action="store_true", help="do not train, test the weights of the best epoch")
+    add = parser.add_argument
     add("--dry-run", action="store_true", help="one batch of each phase, to see that everything works")
     add("--show", action="store_true", help="open the figures at the end, where there is a display")
     given = parser.parse_args(arguments)
@@ -164,4 +166,4 @@ def add_recipe_option(parser: OneLineParser, option: str, convert: Callable[[str
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
+    sys.exit(run_command(main, sys.argv[1:], "finished epochs are kept; go on with the same options and --resume"))

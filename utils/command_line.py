@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -60,8 +59,11 @@ def terminate(signal_number: int, frame: object) -> NoReturn:
     raise Terminated
 
 
-def run_command(main: Callable[[list[str]], None], arguments: list[str]) -> int:
-    """Run `main` and return the exit code: 0, 2 for bad input, 1 for a failed run, 130 and 143 for a stopped one."""
+def run_command(main: Callable[[list[str]], None], arguments: list[str], when_stopped: str) -> int:
+    """Run `main` and return the exit code: 0, 2 for bad input, 1 for a failed run, 130 and 143 for a stopped one.
+
+    Every foreseen failure is told in one line on standard error; `when_stopped` says how to go on.
+    """
     signal.signal(signal.SIGTERM, terminate)
     try:
         main(arguments)
@@ -69,14 +71,13 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str]) -> int:
     except InputError as error:
         code, message = 2, f"error: {error}"
     except RunError as error:
-        code, message = 1, f"error: {error}; finished epochs are kept"
+        code, message = 1, f"error: {error}"
     except (MemoryError, torch.OutOfMemoryError) as error:
         code, message = 1, f"error: out of memory, try a smaller --batch-size ({error})"
     except OSError as error:
-        code, message = 1, f"error: {error}; finished epochs are kept"
+        code, message = 1, f"error: {error}: what was saved before stays as it is"
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, Terminated) else 130
-        command = ["python", "main.py", *(argument for argument in arguments if argument != "--resume"), "--resume"]
-        message = f"stopped: finished epochs are kept, go on with: {shlex.join(command)}"
+        message = f"stopped: {when_stopped}"
     print(message, file=sys.stderr)
     return code

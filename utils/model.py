@@ -1,7 +1,12 @@
 """The two networks. Both take normalized images (B, 3, 32, 32) and return logits (B, classes)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+
+CONVNET_CHANNELS = (32, 64, 128)
+MLP_HIDDEN = (1024, 512, 256, 128, 64)
 
 WHITENING_IMAGES = 1000  # they hold a million patches: enough for the statistics of 12 numbers
 
@@ -12,7 +17,7 @@ class ConvNet(nn.Module):
     The layout follows airbench94 (Jordan 2024), made narrower for a CPU.
     """
 
-    def __init__(self, channels: tuple[int, int, int] = (32, 64, 128), classes: int = 10) -> None:
+    def __init__(self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10) -> None:
         super().__init__()
         self.whitening = nn.Conv2d(3, 24, kernel_size=2)
         self.groups = nn.Sequential(
@@ -41,26 +46,33 @@ class ConvGroup(nn.Sequential):
 
 
 class MLP(nn.Module):
-    """The handout's base architecture: six linear layers with ReLU between them, on the flattened image."""
+    """The handout's base architecture: six linear layers with ReLU between them, on the flattened image.
 
-    def __init__(self, hidden: tuple[int, ...] = (1024, 512, 256, 128, 64), classes: int = 10) -> None:
+    utils/experiments.py varies the sizes, the activation function and the dropout.
+    """
+
+    def __init__(
+        self,
+        hidden: tuple[int, ...] = MLP_HIDDEN,
+        classes: int = 10,
+        activation: Callable[[torch.Tensor], torch.Tensor] = torch.relu,
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         sizes = (3 * 32 * 32, *hidden, classes)
-        self.layers = nn.ModuleList(
-            nn.Linear(fan_in, fan_out) for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True)
-        )
-        for layer in self.layers:
-            # Keeps the size of activations and gradients the same from layer to layer under ReLU (He et al. 2015).
+        self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
+        self.activation = activation
+        self.dropout = nn.Dropout(dropout)
+        for layer in self.layers[:-1]:
+            # Keeps activations and gradients of the same size from layer to layer under ReLU (He et al. 2015).
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
-        # Small first logits: the loss then starts near ln 10, that of a guess among ten classes.
-        nn.init.normal_(self.layers[-1].weight, std=0.01)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         activations = images.flatten(1)  # (B, 3072)
         for layer in self.layers[:-1]:
-            activations = layer(activations).relu()
-        return self.layers[-1](activations)
+            activations = self.dropout(self.activation(layer(activations)))
+        return self.layers[-1](activations)  # no activation: cross-entropy wants logits
 
 
 def build_model(name: str, width: float, classes: int, training_images: torch.Tensor) -> nn.Module:
@@ -69,10 +81,14 @@ def build_model(name: str, width: float, classes: int, training_images: torch.Te
     `training_images` (N, 3, 32, 32), normalized, give the ConvNet's whitening filters.
     """
     if name == "mlp":
-        return MLP(tuple(max(1, round(width * units)) for units in (1024, 512, 256, 128, 64)), classes)
-    model = ConvNet(tuple(max(1, round(width * channels)) for channels in (32, 64, 128)), classes)
+        return MLP(scaled(MLP_HIDDEN, width), classes)
+    model = ConvNet(scaled(CONVNET_CHANNELS, width), classes)
     set_whitening_from_training_patches(model.whitening, training_images)
     return model.to(memory_format=torch.channels_last)
+
+
+def scaled(sizes: tuple[int, ...], width: float) -> tuple[int, ...]:
+    return tuple(max(1, round(width * size)) for size in sizes)
 
 
 def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) -> None:

@@ -29,14 +29,14 @@ def describe_run(data: ImageData, loaders: Loaders, model: nn.Module, device: to
         "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": precision,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "numpy": numpy.__version__,
-            "matplotlib": matplotlib.__version__,
-        },
+        "versions": versions(),
     }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of everything that has a say in the numbers."""
+    modules = (torch, torchvision, numpy, matplotlib)
+    return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
 
 
 def describe_test(test: Evaluation, class_names: tuple[str, ...]) -> dict:

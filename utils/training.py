@@ -48,9 +48,11 @@ def choose_precision(name: str, device: torch.device) -> str:
         return name
     if device.type == "cuda":
         in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        # Not public, but there since PyTorch 2.6; the public torch.cpu.get_capabilities came later.
+        in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     else:
-        capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-        in_hardware = capabilities.get("avx512_bf16", False) or capabilities.get("amx_bf16", False)
+        in_hardware = False
     return "bfloat16" if in_hardware else "float32"
 
 

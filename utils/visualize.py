@@ -104,7 +104,7 @@ def plot_curves(history: list[dict[str, float]], best_epoch: int, title: str, pa
     history: one entry per epoch, with the keys epoch (from 1), train_loss, train_accuracy, validation_loss and
     validation_accuracy; accuracies are fractions from 0 to 1. best_epoch: the epoch to mark, one of the history.
     """
-    best = next(entry for entry in history if entry["epoch"] == best_epoch)
+    best = {entry["epoch"]: entry for entry in history}[best_epoch]
     figure, panels = new_figure(PAGE_WIDTH, 4.2, columns=2)
     for axes, quantity, unit, scale in zip(panels[0], ("loss", "accuracy"), ("", " (%)"), (1, 100), strict=True):
         draw_curves(axes, history, quantity, scale)
@@ -122,16 +122,17 @@ def draw_curves(axes: Axes, history: list[dict[str, float]], quantity: str, scal
     train = [scale * entry[f"train_{quantity}"] for entry in history]
     validation = [scale * entry[f"validation_{quantity}"] for entry in history]
     every = max(1, len(epochs) // 15)  # in a long run, a marker on each epoch would hide the line
-    axes.plot(epochs, train, "o-", color=COLORS["blue"], markevery=every, label="Training")
-    axes.plot(epochs, validation, "s-", color=COLORS["vermilion"], mfc="white", markevery=every, label="Validation")
+    train_line, validation_line = axes.plot(epochs, train, "o-", epochs, validation, "s-", markevery=every)
+    train_line.set(label="Training", color=COLORS["blue"])
+    validation_line.set(label="Validation", color=COLORS["vermilion"], markerfacecolor="white")
     axes.set(xlabel="Epoch", xticks=epoch_ticks(epochs[-1]), xlim=(1 - 0.04 * epochs[-1], 1.04 * epochs[-1]))
 
 
 def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
     """Draw a dashed line at the best epoch and a ring around its value."""
-    line = {"color": COLORS["black"], "linestyle": "--", "linewidth": 1.2}
-    axes.axvline(epoch, zorder=1, **line)
-    axes.plot([epoch], [value], marker="o", markersize=13, mfc="none", label=f"Best epoch: {epoch}", **line)
+    axes.axvline(epoch, color="black", linestyle="--", linewidth=1.2, zorder=1)
+    (ring,) = axes.plot([epoch], [value], "o--", color="black", linewidth=1.2, label=f"Best epoch: {epoch}")
+    ring.set(markersize=13, markerfacecolor="none")
 
 
 @house_style()
@@ -145,7 +146,8 @@ def plot_predictions(
 ) -> Figure:
     """Draw a 2 x 5 grid of images with predicted and actual class and the confidence, save and return it.
 
-    images: (n, height, width, 3) uint8, n at most 10. probabilities: (n, classes). labels: (n,), the actual classes.
+    images: (n, height, width, 3) uint8, of which the first 10 are shown. probabilities: (n, classes). labels: (n,), the
+    actual classes.
     """
     figure, cells = new_figure(PAGE_WIDTH, 4.8, rows=2, columns=5)
     figure.suptitle(title, wrap=True)
@@ -181,7 +183,8 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str
     shares = confusion / np.maximum(totals, 1)[:, None]  # a class without images has a row of zeros, not of NaN
     figure, panels = new_figure(PAGE_WIDTH, 6.8)
     axes = panels[0, 0]
-    # The square root brings out the few per cent beside the diagonal, which are what one looks for.
+    # The square root brings out the few per cent beside the diagonal, which are what one looks for. From a shade of
+    # 0.72 on, white is easier to read than black.
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     for row, column in np.ndindex(*confusion.shape):
         color = "white" if image.norm(shares[row, column]) > 0.72 else "black"
