@@ -104,7 +104,7 @@ def main(arguments: list[str]) -> None:
         train_loss, train_accuracy = train_one_epoch(
             model, loaders.training, optimizer, rates, options.label_smoothing, precision, f"epoch {epoch}"
         )
-        validation = evaluate(model, loaders.validation, precision)
+        validation = evaluate(model, loaders.validation, precision, f"validation after epoch {epoch}")
         seconds = time.perf_counter() - epoch_started
         row = (epoch, max(rates), train_loss, train_accuracy, validation.loss, validation.accuracy, seconds)
         progress.add_epoch(row, model)
@@ -114,7 +114,7 @@ def main(arguments: list[str]) -> None:
 
     # 4. Test: once, with the weights of the best epoch
     model.load_state_dict(progress.best_weights)
-    test = evaluate(model, loaders.test, precision)
+    test = evaluate(model, loaders.test, precision, "test")
     result = describe_test(test, data.class_names)
     print_test(result, len(test.labels), progress.best_epoch)
 
@@ -166,4 +166,5 @@ def add_recipe_option(parser: OneLineParser, option: str, convert: Callable[[str
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:], "finished epochs are kept; go on with the same options and --resume"))
+    when_stopped = "finished epochs are kept; go on after them with the same options and --resume"
+    sys.exit(run_command(main, sys.argv[1:], when_stopped))

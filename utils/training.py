@@ -100,8 +100,7 @@ def train_one_epoch(
     for step, ((images, labels), learning_rate) in enumerate(zip(batches, learning_rates, strict=True), start=1):
         logits = compute_logits(model, images, precision)
         batch_loss = cross_entropy(logits.detach(), labels).item()
-        if not math.isfinite(batch_loss):
-            raise RunError(f"the loss became {batch_loss} in {title}, step {step} of {len(loader)}: try a lower --lr")
+        check_loss(batch_loss, f"in {title}, step {step} of {len(loader)}")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
         optimizer.zero_grad()
@@ -112,6 +111,11 @@ def train_one_epoch(
         correct += int((logits.argmax(dim=1) == labels).sum())
         count += len(labels)
     return loss_sum / count, correct / count
+
+
+def check_loss(loss: float, where: str) -> None:
+    if not math.isfinite(loss):
+        raise RunError(f"the loss became {loss} {where}: try a lower --lr; earlier checkpoints stay as they are")
 
 
 def compute_logits(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
@@ -137,14 +141,16 @@ class Evaluation:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: DataLoader, precision: str = "float32") -> Evaluation:
-    """Run the model over a loader without training it."""
+def evaluate(model: nn.Module, loader: DataLoader, precision: str = "float32", title: str = "evaluation") -> Evaluation:
+    """Run the model over a loader without training it. Raises RunError if the loss is NaN or infinite."""
     model.eval()
     batches = [(compute_logits(model, images, precision), labels) for images, labels in loader]
     logits = torch.cat([logits for logits, _ in batches]).cpu()
     labels = torch.cat([labels for _, labels in batches]).cpu()
+    loss = cross_entropy(logits, labels).item()
+    check_loss(loss, f"in the {title}")
     accuracy = (logits.argmax(dim=1) == labels).float().mean().item()
-    return Evaluation(cross_entropy(logits, labels).item(), accuracy, logits, labels)
+    return Evaluation(loss, accuracy, logits, labels)
 
 
 @dataclass

@@ -1,0 +1,140 @@
+"""What several test files share: small CIFAR-10 folders in the genuine format, the real one, and no network."""
+
+import hashlib
+import os
+import socket
+import struct
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from utils import data
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
+IMAGES_PER_FILE = 40
+
+
+@pytest.fixture
+def closed_port() -> int:
+    """A port of this machine on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def no_network(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test, and no process that one starts, reaches a host other than this machine."""
+    nowhere = f"http://127.0.0.1:{closed_port}"
+    for name in ("http_proxy", "https_proxy"):
+        monkeypatch.setenv(name, nowhere)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data, "MIRRORS", (f"{nowhere}/cifar-10-python.tar.gz",))
+
+
+@dataclass(frozen=True)
+class SmallCifar10:
+    """A small CIFAR-10: the raw contents of its batch files, the folder and the archive made of them."""
+
+    pixels: dict[str, np.ndarray]  # by file name: (40, 3072) uint8, all red values of an image, then green, then blue
+    labels: dict[str, list[int]]
+    data_dir: Path  # what --data-dir takes
+    folder: Path  # the seven files, inside data_dir
+    archive: Path  # not inside data_dir
+
+
+@pytest.fixture
+def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallCifar10:
+    """Write 200 images for training and 40 for test, as many of each class as of any other, and accept their MD5s."""
+    random = np.random.default_rng(0)
+    names = (*TRAIN_FILES, "test_batch")
+    pixels = {name: random.integers(0, 256, (IMAGES_PER_FILE, 3072), dtype=np.uint8) for name in names}
+    train_labels = random.permutation(np.arange(5 * IMAGES_PER_FILE) % 10).reshape(5, IMAGES_PER_FILE)
+    labels = {name: part.tolist() for name, part in zip(TRAIN_FILES, train_labels, strict=True)}
+    labels["test_batch"] = random.permutation(np.arange(IMAGES_PER_FILE) % 10).tolist()
+    folder = tmp_path / "data" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    for name in names:
+        (folder / name).write_bytes(pickle_batch(name, pixels[name], labels[name]))
+    (folder / "batches.meta").write_bytes(pickle_meta())
+    archive = tmp_path / "archive" / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    monkeypatch.setattr(data, "FILE_MD5", {name: file_md5(folder / name) for name in (*names, "batches.meta")})
+    monkeypatch.setattr(data, "ARCHIVE_MD5", file_md5(archive))
+    return SmallCifar10(pixels, labels, folder.parent, folder, archive)
+
+
+@pytest.fixture(scope="session")
+def real_data_dir() -> Path:
+    """The folder with the real CIFAR-10; tests that ask for it are skipped on a machine that has none."""
+    if not os.environ.get("CIFAR10_DIR"):
+        pytest.skip("the environment variable CIFAR10_DIR names no folder with CIFAR-10")
+    return Path(os.environ["CIFAR10_DIR"]).absolute()
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(real_data_dir: Path) -> data.ImageData:
+    return data.load_cifar10(real_data_dir)
+
+
+def file_md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+# The genuine files were written by Python 2, whose text Python 3 reads as bytes or as text, as it is told. Python 3
+# does not write such text any more, so here are the opcodes of the genuine files, one by one (see pickletools in the
+# standard library).
+
+
+def pickle_batch(name: str, pixels: np.ndarray, labels: list[int]) -> bytes:
+    filenames = [f"{name}_{index:06d}.png" for index in range(len(labels))]
+    return pickle_dictionary(
+        {
+            "batch_label": pickle_text(name.replace("_", " ").encode()),
+            "labels": pickle_list([pickle_number(label) for label in labels]),
+            "data": pickle_array(pixels),
+            "filenames": pickle_list([pickle_text(filename.encode()) for filename in filenames]),
+        }
+    )
+
+
+def pickle_meta() -> bytes:
+    return pickle_dictionary(
+        {
+            "num_cases_per_batch": pickle_number(IMAGES_PER_FILE),
+            "label_names": pickle_list([pickle_text(name.encode()) for name in CLASS_NAMES]),
+            "num_vis": pickle_number(3072),
+        }
+    )
+
+
+def pickle_dictionary(values: dict[str, bytes]) -> bytes:
+    return b"\x80\x02}(" + b"".join(pickle_text(key.encode()) + value for key, value in values.items()) + b"u."
+
+
+def pickle_list(items: list[bytes]) -> bytes:
+    return b"](" + b"".join(items) + b"e"
+
+
+def pickle_text(text: bytes) -> bytes:
+    return b"T" + struct.pack("<i", len(text)) + text
+
+
+def pickle_number(number: int) -> bytes:
+    return b"J" + struct.pack("<i", number)
+
+
+def pickle_array(array: np.ndarray) -> bytes:
+    empty = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n" + pickle_number(0) + b"\x85"
+    empty += pickle_text(b"b") + b"\x87R"
+    byte_type = b"cnumpy\ndtype\n" + pickle_text(b"u1") + pickle_number(0) + pickle_number(1) + b"\x87R("
+    byte_type += pickle_number(3) + pickle_text(b"|") + b"NNN"
+    byte_type += pickle_number(-1) + pickle_number(-1) + pickle_number(0) + b"tb"
+    shape = b"".join(pickle_number(length) for length in array.shape) + b"\x86"
+    return empty + b"(" + pickle_number(1) + shape + byte_type + b"\x89" + pickle_text(array.tobytes()) + b"tb"

@@ -1,0 +1,136 @@
+"""utils/model.py: logits of the right shape, a first loss that is a guess's, filters that whiten."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from utils.data import ImageData, normalize
+from utils.model import MLP, WHITENING_IMAGES, ConvNet, build_model
+from utils.synthetic import draw_images
+
+NAMES = ("convnet", "mlp")
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    """Normalized images (300, 3, 32, 32)."""
+    return normalize(torch.from_numpy(draw_images(300, seed=1)[0]))
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_one_number_per_image_and_class(images: torch.Tensor, name: str) -> None:
+    model = build_model(name, 1.0, 10, images)
+    logits = model(images[:4])
+    assert logits.shape == (4, 10) and logits.dtype == torch.float32
+    assert logits.min() < 0 < logits.max()  # neither probabilities nor behind a ReLU
+    assert build_model(name, 1.0, 7, images)(images[:4]).shape == (4, 7)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_loss_is_that_of_a_guess_among_ten_classes(images: torch.Tensor, name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = build_model(name, 1.0, 10, images)
+    labels = torch.arange(300) % 10
+    for training in (True, False):
+        with torch.no_grad():
+            assert cross_entropy(model.train(training)(images), labels).item() == pytest.approx(math.log(10), rel=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_that_can_learn_gets_a_gradient(images: torch.Tensor, name: str) -> None:
+    torch.manual_seed(0)
+    model = build_model(name, 0.5, 10, images)
+    cross_entropy(model(images[:50]), torch.arange(50) % 10).backward()
+    for parameter_name, parameter in model.named_parameters():
+        assert not parameter.requires_grad or parameter.grad.abs().max() > 0, parameter_name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides_the_first_weights(images: torch.Tensor, name: str) -> None:
+    logits = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        logits.append(build_model(name, 0.5, 10, images).eval()(images[:5]))
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_width_scales_the_model(images: torch.Tensor, name: str) -> None:
+    counts = [parameter_count(build_model(name, width, 10, images)) for width in (0.05, 0.5, 1.0, 2.0)]
+    assert counts == sorted(counts) and len(set(counts)) == 4
+    assert counts[2] > 1.8 * counts[1] and counts[3] > 1.8 * counts[2]
+    assert build_model(name, 0.05, 10, images)(images[:2]).isfinite().all()
+
+
+def test_models_take_their_sizes_as_arguments(images: torch.Tensor) -> None:
+    assert MLP(hidden=(20, 10), classes=3)(images[:2]).shape == (2, 3)
+    small, large = (ConvNet(channels, classes=3) for channels in ((4, 5, 6), (8, 10, 12)))
+    assert small(images[:2]).shape == (2, 3)
+    assert parameter_count(small) < parameter_count(large)
+
+
+def test_the_mlp_is_the_architecture_of_the_handout() -> None:
+    model = MLP()
+    sizes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
+    assert len(sizes) == 6 and sizes[0][0] == 3072 and sizes[-1][1] == 10
+    assert all(one[1] == other[0] for one, other in zip(sizes[:-1], sizes[1:], strict=True))
+
+
+def test_the_mlp_keeps_the_size_of_activations_from_layer_to_layer() -> None:
+    torch.manual_seed(0)
+    hidden = [layer for layer in MLP().modules() if isinstance(layer, nn.Linear)][:-1]
+    activations = torch.randn(2000, 3072)
+    for layer in hidden:
+        activations = layer(activations)
+        # Kaiming initialization: the mean square is 2 where half of it will be cut off by ReLU, and 1 after that.
+        assert 0.7 < activations.relu().square().mean() < 1.4
+        activations = activations.relu()
+
+
+# Whitening
+
+
+def whitening_layer(model: ConvNet) -> nn.Conv2d:
+    return next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+
+
+def assert_whitens(images: torch.Tensor) -> None:
+    layer = whitening_layer(build_model("convnet", 1.0, 10, images[:WHITENING_IMAGES]))
+    with torch.no_grad():
+        outputs = layer(images[:WHITENING_IMAGES]).transpose(0, 1).flatten(1).double()  # (filters, positions)
+    filters = layer.in_channels * layer.kernel_size[0] ** 2
+    half = outputs[:filters]
+    covariance = half @ half.T / half.shape[1]
+    correlation = covariance / covariance.diag().sqrt().outer(covariance.diag().sqrt())
+    assert (correlation - torch.eye(filters)).abs().max() < 0.02
+    # A small constant keeps the faintest directions, which are mostly noise, below a variance of 1.
+    assert covariance.diag().max() < 1.01 and covariance.diag()[0] > 0.99 and covariance.diag().median() > 0.9
+    torch.testing.assert_close(outputs[filters:], -half)
+
+
+def test_the_first_layer_whitens_the_training_patches(images: torch.Tensor) -> None:
+    assert_whitens(images)
+
+
+def test_the_first_layer_whitens_real_patches(real_cifar10: ImageData) -> None:
+    assert_whitens(normalize(real_cifar10.train_images[:WHITENING_IMAGES]))
+
+
+def test_whitening_is_frozen(images: torch.Tensor) -> None:
+    model = build_model("convnet", 0.5, 10, images)
+    layer = whitening_layer(model)
+    before = layer.weight.clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, weight_decay=0.1)
+    cross_entropy(model(images[:50]), torch.arange(50) % 10).backward()
+    optimizer.step()
+    assert torch.equal(layer.weight, before)
+    assert sum(parameter.requires_grad for parameter in model.parameters()) > 3

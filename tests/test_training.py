@@ -1,0 +1,380 @@
+"""utils/training.py: honest averages, runs that can be repeated and resumed, checkpoints that are whole or refused."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader
+
+from utils.data import ImageDataset, make_loader
+from utils.errors import InputError, RunError
+from utils.model import build_model
+from utils.synthetic import draw_images
+from utils.training import (
+    HISTORY,
+    Progress,
+    choose_device,
+    choose_precision,
+    evaluate,
+    load_checkpoint,
+    make_optimizer,
+    one_cycle,
+    save_checkpoints,
+    seed_epoch,
+    train_one_epoch,
+)
+
+OPTIONS = {"model": "convnet", "width": 0.1, "lr": 0.1}
+
+
+def make_images(count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return random images (count, 32, 32, 3) uint8, which get brighter one by one, and random labels."""
+    generator = torch.Generator().manual_seed(seed)
+    brightness = torch.linspace(0.1, 1, count).view(-1, 1, 1, 1)
+    images = (brightness * torch.randint(0, 256, (count, 32, 32, 3), generator=generator)).to(torch.uint8)
+    return images, torch.randint(0, 10, (count,), generator=generator)
+
+
+def serve(count: int, batch_size: int, augment: bool = False) -> DataLoader:
+    return make_loader(ImageDataset(*make_images(count), augment), batch_size)
+
+
+def make_model(name: str = "convnet", width: float = 0.1, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    images, _ = ImageDataset(*make_images(20), augment=False).__getitems__(list(range(20)))
+    return build_model(name, width, 10, images)
+
+
+def linear_classifier() -> nn.Module:
+    """Return a model whose logits for an image depend on nothing else."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 10))
+
+
+def train(model: nn.Module, epochs: range, seed: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+    """Train like main.py, on 50 augmented images in batches of 16, as a part of a run of 3 epochs."""
+    optimizer = optimizer or make_optimizer(model, 5e-4)
+    loader = serve(50, 16, augment=True)
+    for epoch in epochs:
+        seed_epoch(seed, epoch)
+        train_one_epoch(model, loader, optimizer, one_cycle(0.1, epoch, 3, len(loader)), 0.1)
+
+
+def same_state(one: nn.Module, other: nn.Module) -> bool:
+    return all(torch.equal(one.state_dict()[name], tensor) for name, tensor in other.state_dict().items())
+
+
+# Averages
+
+
+def test_an_unequal_last_batch_does_not_bend_the_training_averages() -> None:
+    model = linear_classifier()
+    loader = serve(20, 8)  # batches of 8, 8 and 4
+    images, labels = loader.dataset.__getitems__(list(range(20)))
+    logits = model(images)
+    losses = torch.stack([cross_entropy(logits[part], labels[part]) for part in torch.arange(20).split(8)])
+    assert abs(losses.mean() - cross_entropy(logits, labels)) > 0.001  # a mean of batch means would be seen
+    loss, accuracy = train_one_epoch(model, loader, make_optimizer(model, 0.0), [0.0] * 3)
+    assert loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
+    assert accuracy == pytest.approx((logits.argmax(1) == labels).sum().item() / 20)
+
+
+def test_an_unequal_last_batch_does_not_bend_the_evaluation() -> None:
+    model = linear_classifier()
+    loader = serve(20, 8)
+    images, labels = loader.dataset.__getitems__(list(range(20)))
+    logits = model(images)
+    result = evaluate(model, loader)
+    assert result.loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
+    assert result.accuracy == pytest.approx((logits.argmax(1) == labels).sum().item() / 20)
+    assert torch.equal(result.labels, labels)
+
+
+def test_an_evaluation_does_not_depend_on_the_batches_and_changes_nothing() -> None:
+    model = make_model()
+    train(model, range(1, 2), seed=0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    at_once, in_sevens = evaluate(model, serve(30, 30)), evaluate(model, serve(30, 7))
+    torch.testing.assert_close(at_once.logits, in_sevens.logits)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None or parameter.requires_grad for parameter in model.parameters())
+
+
+def test_training_after_an_evaluation_is_training_again() -> None:
+    undisturbed, evaluated = make_model(), make_model()
+    evaluate(evaluated, serve(30, 30))
+    for model in (undisturbed, evaluated):
+        train(model, range(1, 2), seed=0)
+    assert same_state(undisturbed, evaluated)
+
+
+def test_the_confusion_matrix_has_actual_classes_in_rows_and_predicted_ones_in_columns() -> None:
+    model, loader = linear_classifier(), serve(50, 16)
+    result = evaluate(model, loader)
+    images, labels = loader.dataset.__getitems__(list(range(50)))
+    expected = torch.zeros(10, 10, dtype=torch.int64)
+    for actual, predicted in zip(labels, model(images).argmax(1), strict=True):
+        expected[actual, predicted] += 1
+    assert not torch.equal(expected, expected.T)
+    assert torch.equal(result.confusion_matrix(), expected)
+
+
+# Training
+
+
+def test_the_reported_loss_is_without_label_smoothing_which_the_training_uses() -> None:
+    plain, smoothed = linear_classifier(), linear_classifier()
+    losses = []
+    for model, smoothing in ((plain, 0.0), (smoothed, 0.3)):
+        losses.append(train_one_epoch(model, serve(20, 20), make_optimizer(model, 0.0), [0.1], smoothing)[0])
+    assert losses[0] == losses[1]
+    assert not same_state(plain, smoothed)
+
+
+@pytest.mark.parametrize(("name", "learning_rate"), [("convnet", 0.1), ("mlp", 0.01)])
+def test_twenty_images_can_be_overfitted(name: str, learning_rate: float) -> None:
+    model = make_model(name, width=0.5)
+    images, labels = map(torch.from_numpy, draw_images(20, seed=0))
+    loader = make_loader(ImageDataset(images, labels, augment=False), 20)
+    optimizer = make_optimizer(model, 0.0)
+    for rate in one_cycle(learning_rate, 1, 1, 60):
+        train_one_epoch(model, loader, optimizer, [rate])
+    assert evaluate(model, loader).accuracy == 1
+
+
+def test_a_loss_that_is_no_number_stops_the_training_where_it_happened() -> None:
+    model = linear_classifier()
+    images, labels = make_images(12)
+    normalized, _ = ImageDataset(images, labels, augment=False).__getitems__(list(range(12)))
+    normalized[8] = math.inf
+    batches = [(part, labels[:4]) for part in normalized.split(4)]
+    optimizer = make_optimizer(model, 0.0)
+    with pytest.raises(RunError, match=r"epoch 7, step 3 of 3.*--lr"):
+        train_one_epoch(model, batches, optimizer, [0.01] * 3, title="epoch 7")
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_training_in_bfloat16_keeps_weights_and_logits_in_float32() -> None:
+    model = make_model("mlp")
+    loss, _ = train_one_epoch(model, serve(20, 20), make_optimizer(model, 0.0), [0.01], precision="bfloat16")
+    assert math.isfinite(loss)
+    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    in_bfloat16, in_float32 = (evaluate(model, serve(20, 20), name).logits for name in ("bfloat16", "float32"))
+    assert in_bfloat16.dtype == torch.float32
+    assert not torch.equal(in_bfloat16, in_float32)
+    torch.testing.assert_close(in_bfloat16, in_float32, rtol=0.1, atol=0.1)
+
+
+def test_the_learning_rate_rises_to_its_peak_then_falls_to_zero() -> None:
+    rates = [rate for epoch in range(1, 9) for rate in one_cycle(0.5, epoch, 8, 100)]
+    assert len(rates) == 800
+    peak = rates.index(max(rates))
+    assert 0.48 < max(rates) <= 0.5 and min(rates) > 0 and rates[0] < 0.02 and rates[-1] < 0.02
+    assert rates[: peak + 1] == sorted(rates[: peak + 1]) and rates[peak:] == sorted(rates[peak:], reverse=True)
+    assert peak < 400  # more time is spent coming down
+
+
+def test_the_learning_rate_does_not_jump_between_epochs() -> None:
+    in_three_epochs = [rate for epoch in (1, 2, 3) for rate in one_cycle(0.5, epoch, 3, 10)]
+    assert in_three_epochs == pytest.approx(one_cycle(0.5, 1, 1, 30))
+
+
+def test_only_weights_decay_and_frozen_ones_do_not_move() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, 0.5)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        group["lr"] = 0.1
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)  # so that nothing but the decay moves them
+    optimizer.step()
+    decayed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+    expected = {name for name, tensor in model.named_parameters() if tensor.ndim > 1 and tensor.requires_grad}
+    assert decayed == expected != set(before)
+
+
+# Repeating
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    models = []
+    for first_weights, seed in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        models.append(make_model(seed=first_weights))
+        train(models[-1], range(1, 3), seed)
+    assert same_state(models[0], models[1])
+    assert not same_state(models[0], models[2])
+    assert not same_state(models[0], models[3])
+
+
+def test_epochs_and_seeds_do_not_share_their_random_numbers() -> None:
+    first_numbers = set()
+    for seed in range(5):
+        for epoch in range(1, 21):
+            seed_epoch(seed, epoch)
+            first_numbers.add(torch.rand(1, dtype=torch.float64).item())
+    assert len(first_numbers) == 100
+
+
+# Checkpoints
+
+
+def row(epoch: int, validation_accuracy: float = 0.5) -> tuple[float, ...]:
+    """Return the numbers of an epoch in the order of HISTORY."""
+    return (epoch, 0.1, 2.0, 0.3, 1.9, validation_accuracy, 1.5)
+
+
+@pytest.fixture
+def checkpoint_folder(tmp_path: Path) -> Path:
+    """A folder with best.pt and last.pt of a run of two epochs, the first of which was the best."""
+    save_run(tmp_path)
+    return tmp_path
+
+
+def save_run(folder: Path) -> tuple[list[nn.Module], Progress]:
+    """Train two epochs, save after each, and return the model as it was after each."""
+    model, progress, snapshots = make_model(), Progress(dict(OPTIONS)), []
+    optimizer = make_optimizer(model, 5e-4)
+    for epoch, accuracy in ((1, 0.7), (2, 0.6)):
+        train(model, range(epoch, epoch + 1), 0, optimizer)
+        progress.add_epoch(row(epoch, accuracy), model)
+        save_checkpoints(folder, progress, model, optimizer)
+        snapshots.append(make_model(seed=9))
+        snapshots[-1].load_state_dict(model.state_dict())
+    return snapshots, progress
+
+
+def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_interrupted(checkpoint_folder: Path) -> None:
+    whole = make_model()
+    train(whole, range(1, 4), seed=0)
+    resumed = make_model(seed=5)
+    optimizer = make_optimizer(resumed, 5e-4)
+    progress = load_checkpoint(checkpoint_folder / "last.pt", OPTIONS, tuple(OPTIONS), resumed, optimizer)
+    assert [row["epoch"] for row in progress.history] == [1, 2]
+    torch.rand(1)  # whatever else has used random numbers
+    train(resumed, range(3, 4), 0, optimizer)
+    assert same_state(whole, resumed)
+
+
+def test_best_pt_holds_the_epoch_with_the_best_validation_accuracy(tmp_path: Path) -> None:
+    (after_first, after_second), saved = save_run(tmp_path)
+    assert not same_state(after_first, after_second)
+    model = make_model(seed=5)
+    progress = load_checkpoint(tmp_path / "best.pt", OPTIONS, tuple(OPTIONS), model)
+    assert same_state(model, after_first)
+    assert progress.best_epoch == 1
+    assert progress.history == saved.history and len(progress.history) == 2
+    load_checkpoint(tmp_path / "last.pt", OPTIONS, tuple(OPTIONS), model, make_optimizer(model, 0.0))
+    assert same_state(model, after_second)
+
+
+def test_the_first_of_equally_good_epochs_is_the_best() -> None:
+    progress, model, best = Progress({}), linear_classifier(), []
+    for epoch, accuracy in enumerate((0.0, 0.4, 0.4, 0.6, 0.5), start=1):
+        progress.add_epoch(row(epoch, accuracy), model)
+        best.append(progress.best_epoch)
+    assert best == [1, 2, 2, 4, 4]
+
+
+def test_checkpoints_are_plain_data(checkpoint_folder: Path) -> None:
+    assert sorted(os.listdir(checkpoint_folder)) == ["best.pt", "last.pt"]
+    for name in ("best.pt", "last.pt"):
+        checkpoint = torch.load(checkpoint_folder / name, weights_only=True)
+        assert checkpoint["options"] == OPTIONS
+        assert all(tuple(numbers) == HISTORY for numbers in checkpoint["history"])
+
+
+def load_both(folder: Path, options: dict = OPTIONS) -> None:
+    model = make_model()
+    load_checkpoint(folder / "best.pt", options, tuple(OPTIONS), model)
+    load_checkpoint(folder / "last.pt", options, tuple(OPTIONS), model, make_optimizer(model, 0.0))
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no checkpoint .*best\.pt.* --resume"):
+        load_both(tmp_path)
+
+
+def flip_a_byte(content: bytes) -> bytes:
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+DAMAGE = {
+    "flipped byte": flip_a_byte,
+    "truncated": lambda content: content[: len(content) // 2],
+    "empty": lambda content: b"",
+    "another kind of file": lambda content: b"an essay\n" * 100,
+}
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_refused(checkpoint_folder: Path, name: str, damage: Callable[[bytes], bytes]) -> None:
+    load_both(checkpoint_folder)
+    path = checkpoint_folder / name
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(InputError) as caught:
+        load_both(checkpoint_folder)
+    assert str(path) in str(caught.value) and "damaged" in str(caught.value) and "\n" not in str(caught.value)
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_that_carries_code_is_refused_and_the_code_not_run(checkpoint_folder: Path) -> None:
+    checkpoint = torch.load(checkpoint_folder / "best.pt", weights_only=True)
+    sprung = checkpoint_folder / "sprung"
+    torch.save({**checkpoint, "history": Trap(sprung)}, checkpoint_folder / "best.pt")
+    with pytest.raises(InputError, match=r"best\.pt"):
+        load_both(checkpoint_folder)
+    assert not sprung.exists()
+
+
+def test_a_checkpoint_of_another_model_is_refused(checkpoint_folder: Path) -> None:
+    wider = make_model(width=0.2)
+    with pytest.raises(InputError, match=r"best\.pt"):
+        load_checkpoint(checkpoint_folder / "best.pt", OPTIONS, (), wider)
+
+
+def test_all_other_options_that_matter_are_listed(checkpoint_folder: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        load_both(checkpoint_folder, {"model": "mlp", "width": 0.1, "lr": 0.3})
+    message = str(caught.value)
+    assert str(checkpoint_folder / "best.pt") in message and "\n" not in message
+    assert "--model convnet" in message and "mlp" in message
+    assert "--lr 0.1" in message and "0.3" in message
+    assert "--width" not in message
+
+
+# Devices
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(InputError, match=f"--device: .*{absent}"):
+        choose_device(absent)
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cuda", "mps", "cpu")
+
+
+def test_bfloat16_is_the_default_only_on_a_cpu_that_computes_in_it() -> None:
+    cpu = torch.device("cpu")
+    assert choose_precision("bfloat16", cpu) == "bfloat16"
+    assert choose_precision("float32", cpu) == "float32"
+    described = Path("/proc/cpuinfo")
+    features = described.read_text().split() if described.exists() else []
+    if described.exists():
+        in_hardware = "avx512_bf16" in features or "amx_bf16" in features
+        assert choose_precision("auto", cpu) == ("bfloat16" if in_hardware else "float32")
