@@ -77,7 +77,7 @@ def print_test(result: dict, image_count: int, best_epoch: int) -> None:
     print(f"\ntest     accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}", end="")
     print(f" ({image_count:,} images, weights of epoch {best_epoch})")
     for name, accuracy in result["class_accuracy"].items():
-        print(f"         {name:14s} {'no images' if accuracy is None else f'{accuracy:9.2%}'}")
+        print(f"         {name:12s} {'no images' if accuracy is None else f'{accuracy:7.2%}'}")
 
 
 def save_progress(folder: Path, run: dict, progress: Progress, seconds: float, test: dict | None = None) -> None:
@@ -100,7 +100,7 @@ def save_test_figures(
     """Draw predictions.png, for the first test images (n, 32, 32, 3) uint8, and confusion.png."""
     probabilities = test.logits[: len(images)].softmax(dim=1).numpy()
     labels = test.labels[: len(images)].numpy()
-    title = f"{run['title']}: {test.accuracy:.1%} of {len(test.labels):,} test images right"
+    title = f"{run['title']}: {100 * test.accuracy:.1f} % of {len(test.labels):,} test images right"
     plot_predictions(images.numpy(), probabilities, labels, class_names, title, folder / "predictions.png")
     plot_confusion(test.confusion_matrix().numpy(), class_names, title, folder / "confusion.png")
 

@@ -11,12 +11,12 @@ SHAPES = {
     "ring": lambda x, y: abs(np.hypot(x, y) - 0.8) <= 0.2,
     "square": lambda x, y: np.maximum(abs(x), abs(y)) <= 0.85,
     "frame": lambda x, y: abs(np.maximum(abs(x), abs(y)) - 0.7) <= 0.2,
-    "triangle up": lambda x, y: (abs(x) <= (1 + y) / 2) & (y <= 1),
-    "triangle down": lambda x, y: (abs(x) <= (1 - y) / 2) & (y >= -1),
+    "pyramid": lambda x, y: (abs(x) <= (1 + y) / 2) & (y <= 1),
+    "funnel": lambda x, y: (abs(x) <= (1 - y) / 2) & (y >= -1),
     "plus": lambda x, y: (np.maximum(abs(x), abs(y)) <= 1) & (np.minimum(abs(x), abs(y)) <= 0.25),
     "cross": lambda x, y: (np.maximum(abs(x), abs(y)) <= 0.9) & (abs(abs(x) - abs(y)) <= 0.35),
-    "horizontal bar": lambda x, y: (abs(x) <= 1) & (abs(y) <= 0.3),
-    "vertical bar": lambda x, y: (abs(x) <= 0.3) & (abs(y) <= 1),
+    "bar": lambda x, y: (abs(x) <= 1) & (abs(y) <= 0.3),
+    "pole": lambda x, y: (abs(x) <= 0.3) & (abs(y) <= 1),
 }
 CLASS_NAMES = tuple(SHAPES)
 

@@ -5,7 +5,6 @@ Takes plain numbers and arrays. Every figure is an object that is saved to a fil
     python -m utils.visualize     draws the network diagrams of answers.md into figures/
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
+
+from utils.files import replace_when_complete
 
 # Colours that colour-blind readers can tell apart: Okabe and Ito, "Color Universal Design", 2008
 # (https://jfly.uni-koeln.de/color/).
@@ -77,18 +78,11 @@ def new_figure(width: float, height: float, rows: int = 1, columns: int = 1) -> 
 
 @house_style()
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure as PNG or SVG, by the suffix of `path`; the same figure gives the same bytes.
-
-    An existing file is replaced only when the new one is complete.
-    """
+    """Write the figure as PNG or SVG, by the suffix of `path`; the same figure gives the same bytes."""
     file_format = path.suffix.removeprefix(".")
     metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[file_format]
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
+    with replace_when_complete(path) as temporary:
         figure.savefig(temporary, format=file_format, metadata=metadata)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def epoch_ticks(last_epoch: int) -> list[int]:
