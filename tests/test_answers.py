@@ -121,7 +121,7 @@ def test_block_is_short_ends_in_an_assert_and_imports_little(block: Block) -> No
 SABOTAGES = [
     (3, "delta2 = y_hat - y", "delta2 = y_hat + y"),  # a sign
     (11, "(1 - beta2) * g**2", "(1 - beta2) * g"),  # a square
-    (13, "W2.T @ delta2 * a1", "W2 @ delta2 * a1"),  # a transpose, where the shapes still fit
+    (13, "W2.T @ d2 * a1", "W2 @ d2 * a1"),  # a transpose, where the shapes still fit
 ]
 
 
