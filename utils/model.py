@@ -19,7 +19,7 @@ class ConvNet(nn.Module):
 
     def __init__(self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10) -> None:
         super().__init__()
-        self.whitening = nn.Conv2d(3, 24, kernel_size=2)
+        self.whitening = nn.Conv2d(3, 24, kernel_size=2, bias=False)
         self.groups = nn.Sequential(
             ConvGroup(24, channels[0]), ConvGroup(channels[0], channels[1]), ConvGroup(channels[1], channels[2])
         )
@@ -106,4 +106,3 @@ def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) 
     filters = torch.cat([filters, -filters]).view(-1, 3, size, size)
     layer.weight.data = filters
     layer.weight.requires_grad = False
-    nn.init.zeros_(layer.bias)
