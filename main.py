@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command
+from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command, uninterrupted
 from utils.data import load_dataset, make_loaders, normalize, unnormalize
 from utils.files import open_output_folder
 from utils.model import WHITENING_IMAGES, build_model
@@ -108,8 +108,9 @@ def main(arguments: list[str]) -> None:
         seconds = time.perf_counter() - epoch_started
         row = (epoch, max(rates), train_loss, train_accuracy, validation.loss, validation.accuracy, seconds)
         progress.add_epoch(row, model)
-        save_checkpoints(folder, progress, model, optimizer)
-        save_progress(folder, run, progress, time.perf_counter() - started)
+        with uninterrupted():  # the checkpoints, numbers and curves of an epoch belong together
+            save_checkpoints(folder, progress, model, optimizer)
+            save_progress(folder, run, progress, time.perf_counter() - started)
         print_epoch(progress)
 
     # 4. Test: once, with the weights of the best epoch

@@ -112,7 +112,7 @@ def test_the_network_learns_to_tell_the_shapes_apart(synthetic_walk: Walk) -> No
     metrics = synthetic_walk.metrics
     assert metrics["test_accuracy"] > 0.9
     assert set(metrics["class_accuracy"]) == set(SHAPE_NAMES)
-    shares = list(metrics["class_accuracy"].values())  # of 100 test images each
+    shares = list(metrics["class_accuracy"].values())  # of equally many test images
     assert sum(shares) / 10 == pytest.approx(metrics["test_accuracy"])
     assert metrics["history"][0]["train_loss"] > metrics["history"][-1]["train_loss"] > 0
 
@@ -127,7 +127,8 @@ def test_metrics_tell_all_of_the_run(synthetic_walk: Walk) -> None:
     assert metrics["versions"]["python"] == sys.version.split()[0]
     assert metrics["device"].split()[0] in ("cpu", "cuda", "mps")
     assert metrics["precision"] in ("float32", "bfloat16")
-    assert metrics["images"] == {"training": 3600, "validation": 400, "test": 1000}
+    images = metrics["images"]
+    assert images["training"] == 9 * images["validation"] > 0 and images["test"] > 0
     assert all(math.isfinite(metrics[name]) for name in ("test_loss", "test_accuracy"))
     history = metrics["history"]
     assert [row["epoch"] for row in history] == list(range(1, metrics["options"]["epochs"] + 1))

@@ -4,11 +4,10 @@ import argparse
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
-
-import torch
 
 from utils.errors import InputError, RunError
 
@@ -64,6 +63,8 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], when_st
 
     Every foreseen failure is told in one line on standard error; `when_stopped` says how to go on.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # a path may hold letters that the terminal does not know
     signal.signal(signal.SIGTERM, terminate)
     try:
         main(arguments)
@@ -72,12 +73,30 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], when_st
         code, message = 2, f"error: {error}"
     except RunError as error:
         code, message = 1, f"error: {error}"
-    except (MemoryError, torch.OutOfMemoryError) as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):  # PyTorch has no class of its own on a CPU
+            raise
         code, message = 1, f"error: out of memory, try a smaller --batch-size ({error})"
     except OSError as error:
         code, message = 1, f"error: {error}: what was saved before stays as it is"
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, Terminated) else 130
         message = f"stopped: {when_stopped}"
-    print(message, file=sys.stderr)
+    # One line, whatever the name of a path or the content of a foreign checkpoint.
+    print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
     return code
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C and SIGTERM to the end of the block."""
+    received = []
+    signals = (signal.SIGINT, signal.SIGTERM)
+    handlers = [signal.signal(number, lambda *call: received.append(call)) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, handlers, strict=True):
+            signal.signal(number, handler)
+    for number, frame in received[:1]:
+        signal.getsignal(number)(number, frame)

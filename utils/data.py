@@ -153,7 +153,7 @@ def find_or_download_archive(data_dir: Path) -> Path:
             with replace_when_complete(archive) as temporary:
                 download(url, temporary)
             return archive
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, ValueError) as error:  # ValueError: redirected to no valid address
             reasons.append(f"{urlsplit(url).netloc}: {error}")
     raise DownloadError(
         f"CIFAR-10 is not in {data_dir} and could not be downloaded ({'; '.join(reasons)}). "

@@ -4,13 +4,13 @@ import os
 import platform
 import shlex
 import sys
+import webbrowser
 from pathlib import Path
 
 import matplotlib
 import numpy
 import torch
 import torchvision
-from PIL import Image  # comes with torchvision
 from torch import nn
 
 from utils.data import ImageData, Loaders
@@ -111,9 +111,9 @@ def print_files(folder: Path) -> None:
 
 
 def show_figures(folder: Path) -> None:
-    """Open the figures in the image viewer of the desktop, if there is a desktop."""
+    """Open the figures in the viewer or browser of the desktop, if there is a desktop."""
     if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
         print("--show: there is no display here; open the figures listed above elsewhere", file=sys.stderr)
         return
     for path in sorted(folder.glob("*.png")):
-        Image.open(path).show(title=path.name)
+        webbrowser.open(path.as_uri())

@@ -1,5 +1,6 @@
 """Training and evaluation of any classifier, and the checkpoints between two epochs."""
 
+import json
 import math
 import zipfile
 from dataclasses import dataclass, field
@@ -175,7 +176,8 @@ class Progress:
 def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
     """Write best.pt (the best weights so far) and last.pt (the same, and all that is needed to go on) into `folder`."""
     best = vars(progress)
-    last = {**best, "weights": model.state_dict(), "momentum": optimizer.state_dict()["state"]}
+    momentum = [optimizer.state[parameter]["momentum_buffer"] for parameter in parameters_of(optimizer)]
+    last = {**best, "weights": model.state_dict(), "momentum": dict(enumerate(momentum))}
     for name, checkpoint in (("best.pt", best), ("last.pt", last)):
         buffer = BytesIO()  # torch.save would turn a full disk into a RuntimeError of its own
         torch.save(checkpoint, buffer)
@@ -198,10 +200,10 @@ def load_checkpoint(
         progress = Progress(*(checkpoint[name] for name in ("options", "history", "best_epoch", "best_weights")))
         check_options(progress.options, options, must_match)
         check_history(progress)
-        model.load_state_dict(progress.best_weights)
+        restore_weights(model, progress.best_weights)
         if optimizer:
-            model.load_state_dict(checkpoint["weights"])
-            load_momentum(optimizer, checkpoint["momentum"])
+            restore_weights(model, checkpoint["weights"])
+            restore_momentum(optimizer, checkpoint["momentum"])
     except OtherOptions as error:
         raise InputError(f"{path} was made with other options: {error}") from None
     except Exception as error:  # what a damaged or foreign file can raise has no end
@@ -217,6 +219,8 @@ class OtherOptions(Exception):
 def read_checkpoint(path: Path) -> dict:
     """Read a file of plain data. zipfile compares the checksums of its parts, which torch.load does not do."""
     with zipfile.ZipFile(path) as archive:
+        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+            raise zipfile.BadZipFile("compressed parts")  # torch.save makes none; a few kB could fill the memory
         damaged = archive.testzip()
     if damaged:
         raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
@@ -225,6 +229,8 @@ def read_checkpoint(path: Path) -> dict:
 
 def check_options(saved: dict, options: dict, must_match: tuple[str, ...]) -> None:
     """Raise OtherOptions that lists those of the options named in `must_match` that were others when it was saved."""
+    if saved.keys() != options.keys():
+        raise ValueError("its options are not those of main.py")
     different = [name for name in must_match if saved[name] != options[name]]
     if different:
         lines = [f"--{name.replace('_', '-')} {saved[name]}, not {options[name]}" for name in different]
@@ -232,19 +238,36 @@ def check_options(saved: dict, options: dict, must_match: tuple[str, ...]) -> No
 
 
 def check_history(progress: Progress) -> None:
-    """Raise ValueError unless there is one row of finite numbers for each epoch, and the best epoch is one of them."""
+    """Raise ValueError or TypeError unless each epoch has a row of plain numbers, and one of them is the best."""
+    json.dumps(vars(progress) | {"best_weights": None}, allow_nan=False)  # nothing but what metrics.json can hold
     for epoch, row in enumerate(progress.history, start=1):
-        if set(row) != set(HISTORY) or row["epoch"] != epoch or not all(math.isfinite(row[name]) for name in row):
+        if set(row) != set(HISTORY) or row["epoch"] != epoch or not all(0 <= row[name] < 1e30 for name in row):
             raise ValueError(f"the history of epoch {epoch} is {row}")
-    if progress.best_epoch not in range(1, len(progress.history) + 1):
+    if progress.best_epoch not in [row["epoch"] for row in progress.history]:
         raise ValueError(f"best epoch {progress.best_epoch} of {len(progress.history)}")
 
 
-def load_momentum(optimizer: Optimizer, momentum: dict) -> None:
-    """Restore momentum buffers. Raises ValueError for a wrong shape, which PyTorch itself would only notice later."""
-    optimizer.load_state_dict({"state": momentum, "param_groups": optimizer.state_dict()["param_groups"]})
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            buffer = optimizer.state[parameter]["momentum_buffer"]
-            if buffer.shape != parameter.shape:
-                raise ValueError(f"momentum of shape {tuple(buffer.shape)} for weights {tuple(parameter.shape)}")
+def restore_weights(model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+    check_tensors(weights, model.state_dict())
+    model.load_state_dict(weights)
+
+
+def restore_momentum(optimizer: Optimizer, momentum: dict[int, torch.Tensor]) -> None:
+    parameters = parameters_of(optimizer)
+    check_tensors(momentum, dict(enumerate(parameters)))
+    for number, parameter in enumerate(parameters):
+        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[number])
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def check_tensors(found: dict, expected: dict) -> None:
+    """Raise ValueError unless both hold tensors of the same names, types and shapes. PyTorch casts and copies first."""
+
+    def kinds(tensors: dict) -> dict:
+        return {name: (tensor.dtype, tensor.layout, tensor.shape) for name, tensor in tensors.items()}
+
+    if kinds(found) != kinds(expected):
+        raise ValueError("its tensors are not those of this network")
