@@ -1,6 +1,7 @@
 """answers.md: every Python block runs and can fail, all questions are there, and the page renders on GitHub."""
 
 import ast
+import json
 import re
 import traceback
 from pathlib import Path
@@ -245,3 +246,45 @@ def test_formulas_survive_markdown() -> None:
             assert formula.count(r"\begin") == formula.count(r"\end"), formula
         opens, closes = r"(?<![A-Za-z0-9])_(?=\S)", r"(?<=\S)_(?![A-Za-z0-9])"  # of emphasis
         assert not re.search(f"{opens}.*{closes}", " ".join(formulas(paragraph)), re.DOTALL), paragraph
+
+
+# A measured number, perhaps with its deviation and as a percentage, and behind it in a comment, which GitHub does not
+# show, where it stands in experiments.json: 88.2 ± 0.3 %<!-- experiment/key/key -->
+MEASURED = re.compile(r"(-?[\d,]*\d(?:\.\d+)?)(?: ± ([\d.]+))?( %)?<!-- ([^>]+) -->")
+MEASURED_PARAGRAPHS = [paragraph for paragraph in PARAGRAPHS if paragraph.startswith("**Measured.**")]
+
+
+def look_up(path: str) -> dict | float:
+    value = json.loads((PROJECT / "figures" / "experiments.json").read_text(encoding="utf-8"))["experiments"]
+    for key in path.split("/"):
+        value = value[int(key)] if isinstance(value, list) else value[key]
+    return value
+
+
+@pytest.mark.parametrize("quote", [*MEASURED.finditer(PAGE)], ids=lambda quote: quote[4])
+def test_a_quoted_measurement_is_the_one_in_experiments_json(quote: re.Match) -> None:
+    shown, deviation, percent, path = quote.groups()
+    value = look_up(path)
+    mean, std = (value["mean"], value["std"]) if isinstance(value, dict) else (value, None)
+    for text, number in ((shown, mean), (deviation, std)):
+        if text is not None:
+            decimals = len(text.partition(".")[2])
+            assert text == f"{(100 if percent else 1) * number:,.{decimals}f}"
+
+
+@pytest.mark.parametrize("paragraph", MEASURED_PARAGRAPHS)
+def test_no_number_in_a_measured_paragraph_goes_unchecked(paragraph: str) -> None:
+    prose = re.sub(r"`[^`]*`|\$[^$]*\$", "", MEASURED.sub("", paragraph))  # settings stand in code style
+    assert re.findall(r"\d+", prose) == []
+
+
+@pytest.mark.parametrize("question", [1, 4, 6, 7, 8, 10, 11])
+def test_an_answer_that_can_rest_on_a_measurement_does(question: int) -> None:
+    answer = re.split(r"^## \d+\. ", PAGE, flags=re.MULTILINE)[question]
+    assert "**Measured.**" in answer and "](figures/experiment-" in answer
+
+
+def test_experiments_json_tells_how_it_was_measured() -> None:
+    record = json.loads((PROJECT / "figures" / "experiments.json").read_text(encoding="utf-8"))
+    assert record["dataset"] == "cifar10" and len(record["seeds"]) >= 3
+    assert {"torch", "numpy"} <= record["versions"].keys() and record["hardware"]["cpu"]

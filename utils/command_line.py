@@ -63,7 +63,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], when_st
 
     Every foreseen failure is told in one line on standard error; `when_stopped` says how to go on.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where they were closed
         stream.reconfigure(errors="backslashreplace")  # a path may hold letters that the terminal does not know
     signal.signal(signal.SIGTERM, terminate)
     try:
@@ -99,4 +99,6 @@ def uninterrupted() -> Iterator[None]:
         for number, handler in zip(signals, handlers, strict=True):
             signal.signal(number, handler)
     for number, frame in received[:1]:
-        signal.getsignal(number)(number, frame)
+        handler = signal.getsignal(number)
+        if callable(handler):  # a job in the background may ignore Ctrl-C
+            handler(number, frame)

@@ -181,7 +181,8 @@ def unpack_archive(archive: Path, data_dir: Path) -> None:
     """Unpack a verified archive; its folder appears in `data_dir` only when it is complete."""
     unpacking = data_dir / ".unpacking"
     try:
-        shutil.rmtree(unpacking, ignore_errors=True)  # left by a kill
+        shutil.rmtree(unpacking, ignore_errors=True)  # this and the next: left by a kill
+        archive.with_name(f".{archive.name}.tmp").unlink(missing_ok=True)
         with tarfile.open(archive) as tar:
             tar.extractall(unpacking, filter="data")  # refuses paths that leave the folder
         (unpacking / CIFAR10.base_folder).rename(data_dir / CIFAR10.base_folder)

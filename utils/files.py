@@ -19,7 +19,8 @@ def replace_when_complete(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say where
+        if error.errno and not error.filename:
+            error.filename = str(path)  # a full disk does not say where
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -233,17 +233,19 @@ def check_options(saved: dict, options: dict, must_match: tuple[str, ...]) -> No
         raise ValueError("its options are not those of main.py")
     different = [name for name in must_match if saved[name] != options[name]]
     if different:
-        lines = [f"--{name.replace('_', '-')} {saved[name]}, not {options[name]}" for name in different]
+        lines = [f"--{name.replace('_', '-')} {str(saved[name])[:40]}, not {options[name]}" for name in different]
         raise OtherOptions("; ".join(lines))
 
 
 def check_history(progress: Progress) -> None:
     """Raise ValueError or TypeError unless each epoch has a row of plain numbers, and one of them is the best."""
-    json.dumps(vars(progress) | {"best_weights": None}, allow_nan=False)  # nothing but what metrics.json can hold
+    json.dumps([progress.options, progress.history], allow_nan=False)  # nothing but what metrics.json can hold
+    if type(progress.history) is not list or type(progress.best_epoch) is not int:
+        raise TypeError("its history is no list of epochs")
     for epoch, row in enumerate(progress.history, start=1):
         if set(row) != set(HISTORY) or row["epoch"] != epoch or not all(0 <= row[name] < 1e30 for name in row):
             raise ValueError(f"the history of epoch {epoch} is {row}")
-    if progress.best_epoch not in [row["epoch"] for row in progress.history]:
+    if not 1 <= progress.best_epoch <= len(progress.history):
         raise ValueError(f"best epoch {progress.best_epoch} of {len(progress.history)}")
 
 

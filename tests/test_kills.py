@@ -1,0 +1,277 @@
+"""Runs that are killed, stopped or lose their disk: what was finished stays whole, and goes on exactly.
+
+Needs Unix: each run is a process of its own, forked from one that has imported torch already.
+"""
+
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import SmallCifar10
+from test_main import FILES, read_json, visible_files, without_times
+
+from main import main
+from utils import data
+from utils.command_line import run_command, uninterrupted
+
+fork = multiprocessing.get_context("forkserver")
+fork.set_forkserver_preload(["torch", "torchvision.datasets", "matplotlib.figure", "pytest", "main"])
+
+TINY = ["--dataset", "synthetic", "--model", "mlp", "--width", "0.05", "--epochs", "4", "--device", "cpu"]
+
+
+def run_walk(arguments: list[str], log: Path, file_size_limit: int | None) -> None:
+    """Run main.py's command line in this process; what it prints goes into <log>.out and <log>.err.
+
+    With a limit, the kernel kills the process in the middle of writing the first larger file.
+    """
+    torch.set_num_threads(1)
+    for descriptor, suffix in ((1, ".out"), (2, ".err")):
+        os.dup2(os.open(log.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    if file_size_limit:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size_limit, file_size_limit))
+    sys.exit(run_command(main, arguments, "go on with --resume"))
+
+
+class Run:
+    """A run of main.py in a process of its own that writes into `out_dir`."""
+
+    def __init__(self, out_dir: Path, *arguments: str, file_size_limit: int | None = None) -> None:
+        self.folder = out_dir / "synthetic"
+        self.log = out_dir / "log"
+        out_dir.mkdir(exist_ok=True)
+        arguments = [*TINY, *arguments, "--out-dir", str(out_dir)]
+        self.process: BaseProcess = fork.Process(target=run_walk, args=(arguments, self.log, file_size_limit))
+        self.process.start()
+
+    def wait_for(self, happened: Callable[[], object]) -> bool:
+        """Wait until something has happened, or the run has ended; say which."""
+        while not happened():
+            if not self.process.is_alive():
+                return False
+            time.sleep(0.0002)
+        return True
+
+    def wait_for_file(self, name: str) -> bool:
+        return self.wait_for((self.folder / name).exists)
+
+    def end(self) -> tuple[int, str]:
+        """Return the exit code, and what was printed on standard error."""
+        self.process.join()
+        return self.process.exitcode, self.log.with_suffix(".err").read_text()
+
+    def kill(self) -> bool:
+        """Kill the run; say whether it was still running."""
+        self.process.kill()
+        return self.end()[0] == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nobody interrupts."""
+    run = Run(tmp_path_factory.mktemp("whole"))
+    assert run.end() == (0, "")
+    return run
+
+
+def results(folder: Path) -> list[object]:
+    """Return all that a run leaves, except how long it took."""
+    checkpoints = [torch.load(folder / name, weights_only=True) for name in ("last.pt", "best.pt")]
+    return [without_times(value) for value in (*checkpoints, read_json(folder / "metrics.json"))]
+
+
+def assert_is_whole(folder: Path) -> None:
+    """Look at each file that a run was writing when it ended: it is there from before, complete or not at all."""
+    for path in folder.glob("*.pt"):
+        torch.load(path, weights_only=True)
+    for path in folder.glob("*.json"):
+        read_json(path)
+
+
+def start_again(out_dir: Path, file_size_limit: int | None = None) -> Run:
+    resume = ["--resume"] if (out_dir / "synthetic" / "last.pt").exists() else []
+    return Run(out_dir, *resume, file_size_limit=file_size_limit)
+
+
+# Killed
+
+
+def kill_while_writing(out_dir: Path, size: int) -> None:
+    """Let the kernel kill a run when the first file of more than `size` bytes is written so far."""
+    assert start_again(out_dir, file_size_limit=size).end()[0] == -signal.SIGXFSZ
+
+
+def kill_at(out_dir: Path, moment: float) -> None:
+    """Kill a run after so many seconds; if it has ended before, another one a little earlier."""
+    run = start_again(out_dir)
+    time.sleep(moment)
+    if not run.kill():
+        kill_at(out_dir, 0.7 * moment)
+
+
+def kill_when_there_is(out_dir: Path, name: str) -> None:
+    run = start_again(out_dir)
+    run.wait_for_file(name)
+    run.kill()
+
+
+def kill_and_resume(out_dir: Path, whole_run: Run, kills: int, seconds: float) -> None:
+    """Kill a run at random moments (and some hard ones) of its `seconds`; assert that it ends like `whole_run`."""
+    generator = random.Random(kills)
+    sizes = [(whole_run.folder / name).stat().st_size for name in ("best.pt", "last.pt")]
+    hard = [
+        lambda: kill_while_writing(out_dir, sizes[0] // 2),
+        lambda: kill_while_writing(out_dir, (sizes[0] + sizes[1]) // 2),
+        lambda: kill_when_there_is(out_dir, generator.choice([".curves.png.tmp", ".metrics.json.tmp"])),
+    ]
+    for kill in range(kills):
+        if kill % 5 < len(hard):
+            hard[kill % 5]()
+        else:
+            kill_at(out_dir, generator.uniform(0.1, 1) * seconds)
+        assert_is_whole(out_dir / "synthetic")
+    assert start_again(out_dir).end() == (0, "")
+    assert visible_files(out_dir / "synthetic") == FILES
+    assert results(out_dir / "synthetic") == results(whole_run.folder)
+
+
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(whole_run: Run, tmp_path: Path) -> None:
+    kill_and_resume(tmp_path / "killed", whole_run, kills=5, seconds=2)
+
+
+def download(data_dir: Path, url: str) -> None:
+    os.environ["no_proxy"] = "127.0.0.1"
+    data.MIRRORS = (url,)
+    data.load_cifar10(data_dir)
+
+
+def test_a_download_that_is_killed_never_counts_as_data_and_leaves_nothing_behind(
+    small_cifar10: SmallCifar10, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "new"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        process = fork.Process(target=download, args=(data_dir, url))
+        process.start()
+        with server.accept()[0] as connection:
+            connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(100_000))
+            while not any(path.stat().st_size for path in data_dir.glob(".*")):
+                assert process.is_alive()
+            process.kill()
+            process.join()
+    with pytest.raises(data.DownloadError):
+        data.load_cifar10(data_dir)
+    shutil.copy(small_cifar10.archive, data_dir)
+    data.load_cifar10(data_dir)
+    assert sorted(os.listdir(data_dir)) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+
+
+# Stopped
+
+
+@pytest.mark.parametrize(
+    ("moment", "number", "code"),
+    [
+        ("loading", signal.SIGINT, 130),
+        (".last.pt.tmp", signal.SIGTERM, 143),
+        (".curves.png.tmp", signal.SIGINT, 130),
+        (".predictions.png.tmp", signal.SIGTERM, 143),
+    ],
+)
+def test_a_stopped_run_ends_with_one_line_and_what_it_saved_belongs_together(
+    tmp_path: Path, moment: str, number: signal.Signals, code: int
+) -> None:
+    run = Run(tmp_path, "--epochs", "100" if moment == ".last.pt.tmp" else "1")
+    if moment == "loading":
+        run.wait_for(run.log.with_suffix(".err").exists)
+        time.sleep(0.05)
+    else:
+        run.wait_for_file(moment)
+    os.kill(run.process.pid, number)
+    ended, line = run.end()
+    assert ended == code
+    assert line.startswith("stopped") and line.count("\n") == 1 and "--resume" in line
+    if moment != "loading":
+        history = read_json(run.folder / "metrics.json")["history"]
+        assert history == torch.load(run.folder / "last.pt", weights_only=True)["history"] != []
+        assert visible_files(run.folder) >= {"best.pt", "curves.png"}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_signal_that_is_ignored_stays_ignored_while_files_are_written() -> None:
+    """A shell script that starts a run in the background has it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# Without a disk
+
+
+def assert_fails_and_keeps_what_was_saved(run: Run, folder: Path) -> None:
+    code, line = run.end()
+    assert code == 1
+    assert line.startswith("error") and line.count("\n") == 1 and str(run.folder) in line
+    checkpoint = torch.load(folder / "last.pt", weights_only=True)
+    history = read_json(folder / "metrics.json")["history"]
+    assert checkpoint["history"][: len(history)] == history != []
+    assert not list(folder.glob(".*.tmp"))
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Returns a function that mounts something on a folder; where that is not permitted, the test is skipped."""
+    mounted = []
+
+    def mount(folder: Path, *arguments: object) -> None:
+        done = subprocess.run(["mount", *map(str, arguments), folder], capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"mounting is not permitted here: {done.stderr}")
+        mounted.append(folder)
+
+    yield mount
+    for folder in reversed(mounted):
+        subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_ends_the_run_in_one_line_and_costs_nothing(
+    mount: Callable[..., None], whole_run: Run, tmp_path: Path
+) -> None:
+    sizes = {name: (whole_run.folder / name).stat().st_size for name in FILES}
+    too_small = sum(sizes.values()) - sizes["confusion.png"]
+    mount(tmp_path, "-t", "tmpfs", "-o", f"size={too_small}", "tmpfs")
+    run = Run(tmp_path)
+    assert_fails_and_keeps_what_was_saved(run, run.folder)
+
+
+def test_a_folder_that_can_no_longer_be_written_ends_the_run_in_one_line_and_costs_nothing(
+    mount: Callable[..., None], tmp_path: Path
+) -> None:
+    run = Run(tmp_path, "--epochs", "100")
+    assert run.wait_for_file("metrics.json")
+    mount(run.folder, "--bind", "-o", "ro", run.folder)
+    assert_fails_and_keeps_what_was_saved(run, run.folder)
+
+
+def test_a_folder_that_is_moved_away_ends_the_run_in_one_line_and_costs_nothing(tmp_path: Path) -> None:
+    run = Run(tmp_path, "--epochs", "100")
+    assert run.wait_for_file("metrics.json")
+    moved = run.folder.rename(tmp_path / "moved")
+    assert_fails_and_keeps_what_was_saved(run, moved)
