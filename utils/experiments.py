@@ -168,15 +168,15 @@ def train(
         started = time.perf_counter()
         try:
             loss, accuracy = train_one_epoch(model, loader, optimizer, schedule(rate, epoch, epochs, len(loader)))
+            seconds += time.perf_counter() - started
+            row = {"train_loss": loss, "train_accuracy": accuracy, "seconds": seconds}
+            for split, images in watched.items():
+                evaluation = evaluate(model, images)
+                row |= {f"{split}_loss": evaluation.loss, f"{split}_accuracy": evaluation.accuracy}
         except RunError:  # NaN or infinite: here a result, which the None in the curves record
             break
-        seconds += time.perf_counter() - started
-        row = {"train_loss": loss, "train_accuracy": accuracy, "seconds": seconds}
-        for split, images in watched.items():
-            evaluation = evaluate(model, images)
-            row |= {f"{split}_loss": evaluation.loss, f"{split}_accuracy": evaluation.accuracy}
         for name, value in row.items():
-            curves[name][epoch - 1] = value if math.isfinite(value) else None
+            curves[name][epoch - 1] = value
     return model, curves
 
 
@@ -547,8 +547,11 @@ def measure_optimizers(study: Study) -> dict:
     def run(name: str, rate: float, seed: int) -> dict:
         loader = shuffled(study.training_images(2000, seed), 50)
         model, curves = train(lambda: MLP((128, 64)), OPTIMIZERS[name], loader, rate, study.scaled(5), seed)
-        diverged = curves["train_loss"][-1] is None
-        return curves | {"validation_accuracy": None if diverged else evaluate(model, validation).accuracy}
+        try:
+            accuracy = None if curves["train_loss"][-1] is None else evaluate(model, validation).accuracy
+        except RunError:  # diverged in the very last step
+            accuracy = None
+        return curves | {"validation_accuracy": accuracy}
 
     rates, target = RATES[:9], "validation_accuracy"
     result = {name: study.search_rate(run, name, rates, target, max) for name in OPTIMIZERS}
