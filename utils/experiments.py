@@ -632,6 +632,7 @@ def run_experiments(study: Study, folder: Path, only: str | None = None) -> None
         }
         if not only:
             write_json(unfinished, record)
+        print(f"{name:16s} {measured[name]['seconds']:6.1f} s   {measured[name]['finding']}", flush=True)
     for name in names:
         draw_experiment(name, measured[name], study.data.title, folder / f"experiment-{name}.png")
     record["experiments"] = {name: measured[name] for name in EXPERIMENTS if name in measured}
@@ -687,7 +688,6 @@ def measure_experiment(name: str, study: Study) -> dict:
     measure, _ = EXPERIMENTS[name]
     numbers = measure(study)
     seconds = time.perf_counter() - started
-    print(f"{name:16s} {seconds:6.1f} s   {numbers['finding']}", flush=True)
     return numbers | {"seconds": seconds}
 
 
