@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.image import imread
 
 import main as walk
@@ -41,8 +42,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 SHARE = 0.02  # of the images and epochs of the real measurements
 WHOLE_SET = f"""
 from pathlib import Path
+import torch
 from utils.data import load_synthetic
 from utils.experiments import Study, run_experiments
+torch.set_num_threads(1)
 run_experiments(Study(load_synthetic(), [0, 1, 2], {SHARE}), Path("."))
 """
 
@@ -56,6 +59,15 @@ class WholeSet:
     kept: dict  # the file of the unfinished run
     printed: str
     record: dict
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """On so few images, several threads would spend more time on waiting for each other than on computing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
