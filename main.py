@@ -105,9 +105,8 @@ def main(arguments: list[str]) -> None:
             model, loaders.training, optimizer, rates, options.label_smoothing, precision, f"epoch {epoch}"
         )
         validation = evaluate(model, loaders.validation, precision, f"validation after epoch {epoch}")
-        seconds = time.perf_counter() - epoch_started
-        row = (epoch, max(rates), train_loss, train_accuracy, validation.loss, validation.accuracy, seconds)
-        progress.add_epoch(row, model)
+        scores = (train_loss, train_accuracy, validation.loss, validation.accuracy)
+        progress.add_epoch((epoch, max(rates), *scores, time.perf_counter() - epoch_started), model)
         with uninterrupted():  # the checkpoints, numbers and curves of an epoch belong together
             save_checkpoints(folder, progress, model, optimizer)
             save_progress(folder, run, progress, time.perf_counter() - started)
