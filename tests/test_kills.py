@@ -184,28 +184,25 @@ def test_a_download_that_is_killed_never_counts_as_data_and_leaves_nothing_behin
 
 
 @pytest.mark.parametrize(
-    ("moment", "number", "code"),
+    ("seen", "epochs", "number", "code"),
     [
-        ("loading", signal.SIGINT, 130),
-        (".last.pt.tmp", signal.SIGTERM, 143),
-        (".curves.png.tmp", signal.SIGINT, 130),
-        (".predictions.png.tmp", signal.SIGTERM, 143),
+        ("log.err", 100, signal.SIGINT, 130),  # drawing the images to train on
+        ("synthetic/best.pt", 100, signal.SIGTERM, 143),  # writing last.pt
+        ("synthetic/metrics.json", 100, signal.SIGINT, 130),  # drawing the curves
+        ("synthetic/predictions.png", 1, signal.SIGTERM, 143),  # drawing the confusion matrix
     ],
 )
 def test_a_stopped_run_ends_with_one_line_and_what_it_saved_belongs_together(
-    tmp_path: Path, moment: str, number: signal.Signals, code: int
+    tmp_path: Path, seen: str, epochs: int, number: signal.Signals, code: int
 ) -> None:
-    run = Run(tmp_path, "--epochs", "100" if moment == ".last.pt.tmp" else "1")
-    if moment == "loading":
-        run.wait_for(run.log.with_suffix(".err").exists)
-        time.sleep(0.05)
-    else:
-        run.wait_for_file(moment)
+    run = Run(tmp_path, "--epochs", str(epochs))
+    assert run.wait_for((tmp_path / seen).exists)
+    time.sleep(0.02)
     os.kill(run.process.pid, number)
     ended, line = run.end()
     assert ended == code
     assert line.startswith("stopped") and line.count("\n") == 1 and "--resume" in line
-    if moment != "loading":
+    if seen != "log.err":
         history = read_json(run.folder / "metrics.json")["history"]
         assert history == torch.load(run.folder / "last.pt", weights_only=True)["history"] != []
         assert visible_files(run.folder) >= {"best.pt", "curves.png"}
