@@ -74,10 +74,12 @@ class Run:
         self.process.join()
         return self.process.exitcode, self.log.with_suffix(".err").read_text()
 
-    def kill(self) -> bool:
-        """Kill the run; say whether it was still running."""
-        self.process.kill()
-        return self.end()[0] == -signal.SIGKILL
+    def kill(self, wait: bool) -> bool:
+        """Kill the run, or wait until the kernel has done so; say whether it was killed before it came to its end."""
+        if not wait:
+            self.process.kill()
+        self.process.join()
+        return self.process.exitcode < 0
 
 
 @pytest.fixture(scope="module")
@@ -102,55 +104,46 @@ def assert_is_whole(folder: Path) -> None:
         read_json(path)
 
 
-def start_again(out_dir: Path, file_size_limit: int | None = None) -> Run:
-    resume = ["--resume"] if (out_dir / "synthetic" / "last.pt").exists() else []
-    return Run(out_dir, *resume, file_size_limit=file_size_limit)
-
-
 # Killed
 
 
-def kill_while_writing(out_dir: Path, size: int) -> None:
-    """Let the kernel kill a run when the first file of more than `size` bytes is written so far."""
-    assert start_again(out_dir, file_size_limit=size).end()[0] == -signal.SIGXFSZ
-
-
-def kill_at(out_dir: Path, moment: float) -> None:
-    """Kill a run after so many seconds; if it has ended before, another one a little earlier."""
-    run = start_again(out_dir)
-    time.sleep(moment)
-    if not run.kill():
-        kill_at(out_dir, 0.7 * moment)
-
-
-def kill_when_there_is(out_dir: Path, name: str) -> None:
-    run = start_again(out_dir)
-    run.wait_for_file(name)
-    run.kill()
-
-
 def kill_and_resume(out_dir: Path, whole_run: Run, kills: int, seconds: float) -> None:
-    """Kill a run at random moments (and some hard ones) of its `seconds`; assert that it ends like `whole_run`."""
+    """Kill a run, which takes some seconds, at hard and at random moments; assert that it ends like `whole_run`.
+
+    A run that comes to its end before it is killed is compared too, and then begun anew.
+    """
     generator = random.Random(kills)
-    sizes = [(whole_run.folder / name).stat().st_size for name in ("best.pt", "last.pt")]
-    hard = [
-        lambda: kill_while_writing(out_dir, sizes[0] // 2),
-        lambda: kill_while_writing(out_dir, (sizes[0] + sizes[1]) // 2),
-        lambda: kill_when_there_is(out_dir, generator.choice([".curves.png.tmp", ".metrics.json.tmp"])),
-    ]
-    for kill in range(kills):
-        if kill % 5 < len(hard):
-            hard[kill % 5]()
+    best, last = ((whole_run.folder / name).stat().st_size for name in ("best.pt", "last.pt"))
+    killed = 0
+    while killed < kills:
+        limit = {0: best // 2, 1: (best + last) // 2}.get(killed % 5)  # in the middle of best.pt, of last.pt
+        run = Run(out_dir, *resume_if_possible(out_dir), file_size_limit=limit)
+        if killed % 5 == 2:
+            run.wait_for_file(generator.choice([".curves.png.tmp", ".predictions.png.tmp", ".confusion.png.tmp"]))
+        elif not limit:
+            run.process.join(generator.uniform(0, seconds))
+        if run.kill(wait=bool(limit)):
+            killed += 1
+            assert_is_whole(run.folder)
         else:
-            kill_at(out_dir, generator.uniform(0.1, 1) * seconds)
-        assert_is_whole(out_dir / "synthetic")
-    assert start_again(out_dir).end() == (0, "")
-    assert visible_files(out_dir / "synthetic") == FILES
-    assert results(out_dir / "synthetic") == results(whole_run.folder)
+            assert_ended_like(whole_run, run)
+            shutil.rmtree(out_dir)
+    assert_ended_like(whole_run, Run(out_dir, *resume_if_possible(out_dir)))
+
+
+def resume_if_possible(out_dir: Path) -> list[str]:
+    return ["--resume"] if (out_dir / "synthetic" / "last.pt").exists() else []
+
+
+def assert_ended_like(whole_run: Run, run: Run) -> None:
+    assert run.end() == (0, "")
+    assert visible_files(run.folder) == FILES
+    assert not list(run.folder.glob(".*.tmp"))
+    assert results(run.folder) == results(whole_run.folder)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(whole_run: Run, tmp_path: Path) -> None:
-    kill_and_resume(tmp_path / "killed", whole_run, kills=5, seconds=2)
+    kill_and_resume(tmp_path / "killed", whole_run, kills=5, seconds=3)
 
 
 def download(data_dir: Path, url: str) -> None:
