@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from utils.data import ImageData, normalize
-from utils.model import MLP, WHITENING_IMAGES, ConvNet, build_model
+from utils.model import MLP, WHITENING_IMAGES, ConvGroup, ConvNet, build_model
 from utils.synthetic import draw_images
 
 NAMES = ("convnet", "mlp")
@@ -94,6 +94,15 @@ def test_the_mlp_keeps_the_size_of_activations_from_layer_to_layer() -> None:
         # Kaiming initialization: the mean square is 2 where half of it will be cut off by ReLU, and 1 after that.
         assert 0.7 < activations.relu().square().mean() < 1.4
         activations = activations.relu()
+
+
+def test_a_new_group_of_convolutions_passes_its_features_on_and_makes_others_beside_them() -> None:
+    features = torch.randn(2, 4, 8, 8)
+    first, second = (layer for layer in ConvGroup(4, 6) if isinstance(layer, nn.Conv2d))
+    passed_on = first(features)
+    torch.testing.assert_close(passed_on[:, :4], features)
+    assert (passed_on[:, 4:].std(dim=(0, 2, 3)) > 0.1).all()
+    torch.testing.assert_close(second(passed_on), passed_on)
 
 
 # Whitening

@@ -45,6 +45,11 @@ class ConvGroup(nn.Sequential):
             nn.BatchNorm2d(channels_out),
             nn.Hardswish(),
         )
+        for layer in self:
+            if isinstance(layer, nn.Conv2d):
+                # At first a filter passes on a feature of the layer below; those left over, if any, stay random. What a
+                # layer has to learn is then only what it adds (Zagoruyko and Komodakis 2017, arXiv:1706.00388).
+                nn.init.dirac_(layer.weight.data[: layer.in_channels])
 
 
 class MLP(nn.Module):
