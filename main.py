@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command, uninterrupted
-from utils.data import load_dataset, make_loaders, normalize, unnormalize
+from utils.data import load_dataset, make_loaders, normalize, serve_only, unnormalize
 from utils.files import open_output_folder
 from utils.model import WHITENING_IMAGES, build_model
 from utils.report import (
@@ -33,6 +33,7 @@ from utils.training import (
     choose_device,
     choose_precision,
     evaluate,
+    images_to_train_on,
     load_checkpoint,
     make_optimizer,
     one_cycle,
@@ -87,25 +88,28 @@ def main(arguments: list[str]) -> None:
     some_images = normalize(loaders.training.dataset.images[:WHITENING_IMAGES])
     model = build_model(options.model, options.width, len(data.class_names), some_images).to(device)
     optimizer = make_optimizer(model, options.weight_decay)
-    progress = Progress(plain_options(options))
+    progress = Progress(plain_options(options), torch.full((len(loaders.training.dataset),), torch.inf))
     if options.resume:
-        progress = load_checkpoint(folder / "last.pt", progress.options, TRAINING_OPTIONS, model, optimizer)
+        progress = load_checkpoint(folder / "last.pt", progress, TRAINING_OPTIONS, model, optimizer)
     elif options.test_only:
-        progress = load_checkpoint(folder / "best.pt", progress.options, TEST_OPTIONS, model)
+        progress = load_checkpoint(folder / "best.pt", progress, TEST_OPTIONS, model)
     run = describe_run(data, loaders, model, device, precision)
     print_header(run, arguments, folder)
 
-    # 3. Training: an epoch shows every training image once
+    # 3. Training: an epoch shows every training image once, but skips some of those already known
     last_epoch = 0 if options.test_only else options.epochs
     for epoch in range(len(progress.history) + 1, last_epoch + 1):
         epoch_started = time.perf_counter()
         seed_epoch(options.seed, epoch)
-        rates = one_cycle(options.lr, epoch, options.epochs, len(loaders.training))
-        train_loss, train_accuracy = train_one_epoch(
-            model, loaders.training, optimizer, rates, options.label_smoothing, precision, f"epoch {epoch}"
+        images = images_to_train_on(progress.image_losses, epoch, options.epochs)
+        loader = serve_only(loaders.training, images)
+        rates = one_cycle(options.lr, epoch, options.epochs, len(loader))
+        train_losses, train_accuracy = train_one_epoch(
+            model, loader, optimizer, rates, options.label_smoothing, precision, f"epoch {epoch}"
         )
+        progress.image_losses[images] = train_losses
         validation = evaluate(model, loaders.validation, precision, f"validation after epoch {epoch}")
-        scores = (train_loss, train_accuracy, validation.loss, validation.accuracy)
+        scores = (train_losses.mean().item(), train_accuracy, validation.loss, validation.accuracy)
         progress.add_epoch((epoch, max(rates), *scores, time.perf_counter() - epoch_started), model)
         with uninterrupted():  # the checkpoints, numbers and curves of an epoch belong together
             save_checkpoints(folder, progress, model, optimizer)

@@ -36,7 +36,7 @@ def test_a_class_without_images_is_printed_as_such(evaluation: Evaluation, capsy
 def test_before_the_test_pass_its_numbers_are_null(tmp_path: Path, evaluation: Evaluation) -> None:
     numbers = {"train_loss": 2.0, "train_accuracy": 0.2, "validation_loss": 1.9, "validation_accuracy": 0.3}
     history = [{"epoch": 1, "learning_rate": 0.1, **numbers, "seconds": 4.0}]
-    progress = Progress({"lr": 0.1}, history, best_epoch=1)
+    progress = Progress({"lr": 0.1}, torch.zeros(3), history, best_epoch=1)
     run = {"dataset": "synthetic", "title": "Synthetic images"}
 
     save_progress(tmp_path, run, progress, 5.0)

@@ -25,7 +25,7 @@ from utils.data import ImageData, load_cifar10, load_dataset
 from utils.errors import InputError
 from utils.model import MLP
 from utils.synthetic import CLASS_NAMES, draw_images
-from utils.training import load_checkpoint, make_optimizer
+from utils.training import Progress, load_checkpoint, make_optimizer
 
 TINY = ["--dataset", "synthetic", "--model", "mlp", "--width", "0.05", "--device", "cpu", "--batch-size", "180"]
 
@@ -175,13 +175,14 @@ def test_a_compressed_checkpoint_is_refused(walk: Walk, genuine: dict[str, bytes
 @pytest.mark.parametrize("name", ["last.pt", "best.pt"])
 def test_no_flipped_byte_changes_what_is_loaded(genuine: dict[str, bytes], tmp_path: Path, name: str) -> None:
     options = torch.load(BytesIO(genuine[name]), weights_only=True)["options"]
+    new = Progress(options, torch.load(BytesIO(genuine["last.pt"]), weights_only=True)["image_losses"])
 
     def load(content: bytes) -> bytes:
         (tmp_path / name).write_bytes(content)
         model = MLP((51, 26, 13, 6, 3))
         optimizer = make_optimizer(model, 0.0)
         progress = load_checkpoint(
-            tmp_path / name, options, tuple(options), model, optimizer if name == "last.pt" else None
+            tmp_path / name, new, tuple(options), model, optimizer if name == "last.pt" else None
         )
         return saved([vars(progress), model.state_dict(), optimizer.state_dict()])
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from utils.data import ImageDataset, make_loader
+from utils.data import ImageDataset, make_loader, serve_only
 from utils.errors import InputError, RunError
 from utils.model import build_model
 from utils.synthetic import draw_images
@@ -21,6 +21,7 @@ from utils.training import (
     choose_device,
     choose_precision,
     evaluate,
+    images_to_train_on,
     load_checkpoint,
     make_optimizer,
     one_cycle,
@@ -77,10 +78,10 @@ def test_an_unequal_last_batch_does_not_bend_the_training_averages() -> None:
     loader = serve(20, 8)  # batches of 8, 8 and 4
     images, labels = loader.dataset.__getitems__(list(range(20)))
     logits = model(images)
-    losses = torch.stack([cross_entropy(logits[part], labels[part]) for part in torch.arange(20).split(8)])
-    assert abs(losses.mean() - cross_entropy(logits, labels)) > 0.001  # a mean of batch means would be seen
-    loss, accuracy = train_one_epoch(model, loader, make_optimizer(model, 0.0), [0.0] * 3)
-    assert loss == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
+    of_batches = torch.stack([cross_entropy(logits[part], labels[part]) for part in torch.arange(20).split(8)])
+    assert abs(of_batches.mean() - cross_entropy(logits, labels)) > 0.001  # a mean of batch means would be seen
+    losses, accuracy = train_one_epoch(model, loader, make_optimizer(model, 0.0), [0.0] * 3)
+    assert losses.mean().item() == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-5)
     assert accuracy == pytest.approx((logits.argmax(1) == labels).sum().item() / 20)
 
 
@@ -127,12 +128,12 @@ def test_the_confusion_matrix_has_actual_classes_in_rows_and_predicted_ones_in_c
 # Training
 
 
-def test_the_reported_loss_is_without_label_smoothing_which_the_training_uses() -> None:
+def test_the_reported_losses_are_without_label_smoothing_which_the_training_uses() -> None:
     plain, smoothed = linear_classifier(), linear_classifier()
     losses = []
     for model, smoothing in ((plain, 0.0), (smoothed, 0.3)):
         losses.append(train_one_epoch(model, serve(20, 20), make_optimizer(model, 0.0), [0.1], smoothing)[0])
-    assert losses[0] == losses[1]
+    assert torch.equal(*losses)
     assert not same_state(plain, smoothed)
 
 
@@ -161,8 +162,8 @@ def test_a_loss_that_is_no_number_stops_the_training_where_it_happened() -> None
 
 def test_training_in_bfloat16_keeps_weights_and_logits_in_float32() -> None:
     model = make_model("mlp")
-    loss, _ = train_one_epoch(model, serve(20, 20), make_optimizer(model, 0.0), [0.01], precision="bfloat16")
-    assert math.isfinite(loss)
+    losses, _ = train_one_epoch(model, serve(20, 20), make_optimizer(model, 0.0), [0.01], precision="bfloat16")
+    assert losses.dtype == torch.float32 and losses.isfinite().all()
     assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
     in_bfloat16, in_float32 = (evaluate(model, serve(20, 20), name).logits for name in ("bfloat16", "float32"))
     assert in_bfloat16.dtype == torch.float32
@@ -196,6 +197,40 @@ def test_only_weights_decay_and_frozen_ones_do_not_move() -> None:
     decayed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
     expected = {name for name, tensor in model.named_parameters() if tensor.ndim > 1 and tensor.requires_grad}
     assert decayed == expected != set(before)
+
+
+def test_the_losses_are_in_the_order_in_which_the_images_were_met() -> None:
+    model, order = linear_classifier(), torch.randperm(20)
+    images, labels = serve(20, 8).dataset.__getitems__(order.tolist())
+    expected = cross_entropy(model(images), labels, reduction="none")
+    losses, _ = train_one_epoch(model, serve_only(serve(20, 8), order), make_optimizer(model, 0.0), [0.0] * 3)
+    torch.testing.assert_close(losses, expected)
+
+
+# Skipping what is known
+
+
+def test_only_images_with_low_losses_are_skipped_and_half_of_them() -> None:
+    losses = torch.arange(1000.0)[torch.randperm(1000)]
+    chosen = images_to_train_on(losses, epoch=6, epochs=10)
+    assert chosen.unique().numel() == chosen.numel()
+    assert not torch.equal(chosen, chosen.sort().values)
+    known = (losses[chosen] < 749).sum()
+    assert (losses[chosen] >= 749.25).sum() == 250 and 330 < known < 420
+
+
+def test_no_image_is_skipped_in_the_warm_up_nor_at_the_end_nor_before_its_loss_is_known() -> None:
+    losses = torch.rand(200)
+    skipping = [len(images_to_train_on(losses, epoch, 16)) < 200 for epoch in range(1, 17)]
+    assert skipping == [False] * 4 + [True] * 10 + [False] * 2
+    assert len(images_to_train_on(torch.full((200,), math.inf), 8, 16)) == 200
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_epoch_is_empty(count: int) -> None:
+    for _ in range(20):
+        assert len(images_to_train_on(torch.full((count,), 0.1), 5, 10)) == count  # none is better known than others
+        assert len(images_to_train_on(torch.rand(count), 5, 10)) > 0
 
 
 # Repeating
@@ -235,12 +270,17 @@ def checkpoint_folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def new_progress(options: dict = OPTIONS) -> Progress:
+    return Progress(dict(options), torch.full((50,), math.inf))
+
+
 def save_run(folder: Path) -> tuple[list[nn.Module], Progress]:
     """Train two epochs, save after each, and return the model as it was after each."""
-    model, progress, snapshots = make_model(), Progress(dict(OPTIONS)), []
+    model, progress, snapshots = make_model(), new_progress(), []
     optimizer = make_optimizer(model, 5e-4)
     for epoch, accuracy in ((1, 0.7), (2, 0.6)):
         train(model, range(epoch, epoch + 1), 0, optimizer)
+        progress.image_losses = torch.rand(50)
         progress.add_epoch(row(epoch, accuracy), model)
         save_checkpoints(folder, progress, model, optimizer)
         snapshots.append(make_model(seed=9))
@@ -253,7 +293,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_that_was_never_interrupted(c
     train(whole, range(1, 4), seed=0)
     resumed = make_model(seed=5)
     optimizer = make_optimizer(resumed, 5e-4)
-    progress = load_checkpoint(checkpoint_folder / "last.pt", OPTIONS, tuple(OPTIONS), resumed, optimizer)
+    progress = load_checkpoint(checkpoint_folder / "last.pt", new_progress(), tuple(OPTIONS), resumed, optimizer)
     assert [row["epoch"] for row in progress.history] == [1, 2]
     torch.rand(1)  # whatever else has used random numbers
     train(resumed, range(3, 4), 0, optimizer)
@@ -264,16 +304,16 @@ def test_best_pt_holds_the_epoch_with_the_best_validation_accuracy(tmp_path: Pat
     (after_first, after_second), saved = save_run(tmp_path)
     assert not same_state(after_first, after_second)
     model = make_model(seed=5)
-    progress = load_checkpoint(tmp_path / "best.pt", OPTIONS, tuple(OPTIONS), model)
+    progress = load_checkpoint(tmp_path / "best.pt", new_progress(), tuple(OPTIONS), model)
     assert same_state(model, after_first)
     assert progress.best_epoch == 1
     assert progress.history == saved.history and len(progress.history) == 2
-    load_checkpoint(tmp_path / "last.pt", OPTIONS, tuple(OPTIONS), model, make_optimizer(model, 0.0))
+    load_checkpoint(tmp_path / "last.pt", new_progress(), tuple(OPTIONS), model, make_optimizer(model, 0.0))
     assert same_state(model, after_second)
 
 
 def test_the_first_of_equally_good_epochs_is_the_best() -> None:
-    progress, model, best = Progress({}), linear_classifier(), []
+    progress, model, best = new_progress({}), linear_classifier(), []
     for epoch, accuracy in enumerate((0.0, 0.4, 0.4, 0.6, 0.5), start=1):
         progress.add_epoch(row(epoch, accuracy), model)
         best.append(progress.best_epoch)
@@ -288,10 +328,20 @@ def test_checkpoints_are_plain_data(checkpoint_folder: Path) -> None:
         assert all(tuple(numbers) == HISTORY for numbers in checkpoint["history"])
 
 
+def test_the_losses_of_the_images_are_restored_with_the_last_weights(tmp_path: Path) -> None:
+    _, saved = save_run(tmp_path)
+    optimizer = make_optimizer(make_model(), 0.0)
+    resumed = load_checkpoint(tmp_path / "last.pt", new_progress(), tuple(OPTIONS), make_model(), optimizer)
+    assert torch.equal(resumed.image_losses, saved.image_losses) and resumed.image_losses.isfinite().all()
+    of_fewer_images = Progress(dict(OPTIONS), torch.zeros(49))
+    with pytest.raises(InputError, match=r"last\.pt.*damaged"):
+        load_checkpoint(tmp_path / "last.pt", of_fewer_images, tuple(OPTIONS), make_model(), optimizer)
+
+
 def load_both(folder: Path, options: dict = OPTIONS) -> None:
     model = make_model()
-    load_checkpoint(folder / "best.pt", options, tuple(OPTIONS), model)
-    load_checkpoint(folder / "last.pt", options, tuple(OPTIONS), model, make_optimizer(model, 0.0))
+    load_checkpoint(folder / "best.pt", new_progress(options), tuple(OPTIONS), model)
+    load_checkpoint(folder / "last.pt", new_progress(options), tuple(OPTIONS), model, make_optimizer(model, 0.0))
 
 
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
@@ -345,7 +395,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_the_code_not_run(checkpoi
 def test_a_checkpoint_of_another_model_is_refused(checkpoint_folder: Path) -> None:
     wider = make_model(width=0.2)
     with pytest.raises(InputError, match=r"best\.pt"):
-        load_checkpoint(checkpoint_folder / "best.pt", OPTIONS, (), wider)
+        load_checkpoint(checkpoint_folder / "best.pt", new_progress(), (), wider)
 
 
 def test_all_other_options_that_matter_are_listed(checkpoint_folder: Path) -> None:

@@ -298,5 +298,10 @@ def make_loader(dataset: ImageDataset, batch_size: int) -> DataLoader:
     return DataLoader(dataset, batch_size, shuffle=dataset.augment, collate_fn=as_it_is)
 
 
+def serve_only(loader: DataLoader, indices: torch.Tensor) -> DataLoader:
+    """Serve some of the images of a loader, in the order of `indices`, in batches of the same size."""
+    return DataLoader(loader.dataset, loader.batch_size, sampler=indices.tolist(), collate_fn=as_it_is)
+
+
 def as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return batch  # `__getitems__` has made a batch already, there is nothing to collate

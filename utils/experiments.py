@@ -167,9 +167,9 @@ def train(
         seed_epoch(seed, epoch)
         started = time.perf_counter()
         try:
-            loss, accuracy = train_one_epoch(model, loader, optimizer, schedule(rate, epoch, epochs, len(loader)))
+            losses, accuracy = train_one_epoch(model, loader, optimizer, schedule(rate, epoch, epochs, len(loader)))
             seconds += time.perf_counter() - started
-            row = {"train_loss": loss, "train_accuracy": accuracy, "seconds": seconds}
+            row = {"train_loss": losses.mean().item(), "train_accuracy": accuracy, "seconds": seconds}
             for split, images in watched.items():
                 evaluation = evaluate(model, images)
                 row |= {f"{split}_loss": evaluation.loss, f"{split}_accuracy": evaluation.accuracy}
