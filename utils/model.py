@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-CONVNET_CHANNELS = (32, 64, 128)
+CONVNET_CHANNELS = (48, 96, 192)
 MLP_HIDDEN = (1024, 512, 256, 128, 64)
 
 WHITENING_IMAGES = 1000  # they hold a million patches: enough for the statistics of 12 numbers
