@@ -122,6 +122,23 @@ def test_curves_show_every_epoch_the_accuracy_in_percent(tmp_path: Path) -> None
     assert figure.get_suptitle() == "CIFAR-10: ConvNet"
 
 
+def test_accuracy_over_time_adds_up_the_seconds_and_draws_seeds_alike(tmp_path: Path) -> None:
+    def run(width: float, accuracies: list[float]) -> dict:
+        history = [{"seconds": 20.0, "validation_accuracy": accuracy} for accuracy in accuracies]
+        return {"options": {"width": width, "epochs": 3}, "precision": "float32", "history": history}
+
+    runs = [run(1.0, [0.5, 0.6, 0.7]), run(1.0, [0.4, 0.6, 0.8]), run(2.0, [0.6, 0.7, 0.9])]
+    figure = visualize.plot_accuracy_over_time(runs, tmp_path / "time.png")
+    one, other_seed, wide = figure.axes[0].get_lines()
+    assert list(one.get_xdata()) == [20, 40, 60]
+    assert list(other_seed.get_ydata()) == pytest.approx([40, 60, 80])
+    assert one.get_color() == other_seed.get_color() != wide.get_color()
+    assert one.get_linestyle() == other_seed.get_linestyle() != wide.get_linestyle()
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels == ["--width 1 --epochs 3, float32", "--width 2 --epochs 3, float32"]
+    assert (tmp_path / "time.png").stat().st_size > 0
+
+
 def test_training_and_validation_differ_in_more_than_colour(tmp_path: Path) -> None:
     figure = visualize.plot_curves(make_history(3), 3, "CIFAR-10", tmp_path / "curves.png")
     for axes in figure.axes:

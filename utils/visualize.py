@@ -2,9 +2,12 @@
 
 Takes plain numbers and arrays. Every figure is an object that is saved to a file; no window is ever opened.
 
-    python -m utils.visualize     draws the network diagrams of answers.md into figures/
+    python -m utils.visualize                      draws the network diagrams of answers.md into figures/
+    python -m utils.visualize RUN/metrics.json ... draws accuracy-over-time.png of these runs there too
 """
 
+import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -127,6 +130,29 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
     axes.axvline(epoch, color="black", linestyle="--", linewidth=1.2, zorder=1)
     (ring,) = axes.plot([epoch], [value], "o--", color="black", linewidth=1.2, label=f"Best epoch: {epoch}")
     ring.set(markersize=13, markerfacecolor="none")
+
+
+@house_style()
+def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
+    """Draw validation accuracy against seconds of training, save the figure and return it.
+
+    runs: as in metrics.json. Those of equal width, epochs and precision, which differ in their seeds, look the same.
+    """
+    figure, panels = new_figure(PAGE_WIDTH, 4.2)
+    axes = panels[0, 0]
+    styles = {}
+    for run in runs:
+        recipe = f"--width {run['options']['width']:g} --epochs {run['options']['epochs']}, {run['precision']}"
+        label = None if recipe in styles else recipe
+        number = len(styles)
+        color, line_style = styles.setdefault(recipe, (list(COLORS.values())[number], LINE_STYLES[number]))
+        seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
+        accuracy = [100 * epoch["validation_accuracy"] for epoch in run["history"]]
+        axes.plot(seconds, accuracy, "o", linestyle=line_style, color=color, label=label, alpha=0.8)
+    axes.set(title="Validation accuracy over time", xlabel="Seconds of training", ylabel="Accuracy (%)")
+    axes.legend(loc="lower right")
+    save_figure(figure, path)
+    return figure
 
 
 @house_style()
@@ -258,4 +284,8 @@ def draw_network_diagrams(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    draw_network_diagrams(Path(__file__).resolve().parent.parent / "figures")
+    figures = Path(__file__).resolve().parent.parent / "figures"
+    draw_network_diagrams(figures)
+    if sys.argv[1:]:
+        metrics = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
+        plot_accuracy_over_time(metrics, figures / "accuracy-over-time.png")
