@@ -107,7 +107,7 @@ WEIGHT = "layers.0.weight"
 FOREIGN_TENSORS = {
     "of an absurd size": lambda tensor: torch.ones(1).expand(2**50),
     "of another shape": lambda tensor: tensor[:1],
-    "of another type": lambda tensor: tensor.double(),
+    "of another type": lambda tensor: tensor.half(),
     "of complex numbers": lambda tensor: tensor.to(torch.complex64),
     "that is sparse": lambda tensor: tensor.to_sparse(),
     "that is none": lambda tensor: [1.0, 2.0],
@@ -116,6 +116,7 @@ HOSTILE = {
     **{f"weights with a tensor {kind}": put("weights", WEIGHT, tensor) for kind, tensor in FOREIGN_TENSORS.items()},
     **{f"best weights {kind}": put("best_weights", WEIGHT, tensor) for kind, tensor in FOREIGN_TENSORS.items()},
     **{f"momentum {kind}": put("momentum", 0, tensor) for kind, tensor in FOREIGN_TENSORS.items()},
+    **{f"losses {kind}": put("image_losses", tensor) for kind, tensor in FOREIGN_TENSORS.items()},
     "weights of another name": lambda checkpoint: checkpoint["weights"].update({"\x1b[2J": torch.ones(2)}),
     "no weights": lambda checkpoint: checkpoint.pop("weights"),
     "no momentum": put("momentum", {}),

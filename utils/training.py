@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 import zipfile
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -246,7 +247,9 @@ def read_checkpoint(path: Path) -> dict:
         damaged = archive.testzip()
     if damaged:
         raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*sparse")  # PyTorch warns of sparse tensors, and this project saves none
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def check_options(saved: dict, options: dict, must_match: tuple[str, ...]) -> None:
