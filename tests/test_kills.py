@@ -116,9 +116,11 @@ def kill_and_resume(out_dir: Path, whole_run: Run, kills: int, seconds: float) -
     best, last = ((whole_run.folder / name).stat().st_size for name in ("best.pt", "last.pt"))
     killed = 0
     while killed < kills:
-        limit = {0: best // 2, 1: (best + last) // 2}.get(killed % 5)  # in the middle of best.pt, of last.pt
+        limit = {1: best // 2, 2: (best + last) // 2}.get(killed % 5)  # in the middle of best.pt, of last.pt
         run = Run(out_dir, *resume_if_possible(out_dir), file_size_limit=limit)
-        if killed % 5 == 2:
+        if killed == 0:
+            run.wait_for_file("last.pt")  # from now on, each run goes on after an epoch
+        elif killed % 5 == 3:
             run.wait_for_file(generator.choice([".curves.png.tmp", ".predictions.png.tmp", ".confusion.png.tmp"]))
         elif not limit:
             run.process.join(generator.uniform(0, seconds))

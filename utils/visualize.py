@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from utils.files import replace_when_complete
 
@@ -148,8 +148,12 @@ def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
         color, line_style = styles.setdefault(recipe, (list(COLORS.values())[number], LINE_STYLES[number]))
         seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
         accuracy = [100 * epoch["validation_accuracy"] for epoch in run["history"]]
-        axes.plot(seconds, accuracy, "o", linestyle=line_style, color=color, label=label, alpha=0.8)
-    axes.set(title="Validation accuracy over time", xlabel="Seconds of training", ylabel="Accuracy (%)")
+        axes.plot(seconds, accuracy, "o", ms=4, lw=1.5, linestyle=line_style, color=color, label=label)
+    axes.set(title="Validation accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)")
+    axes.set_xscale("log")  # runs of two minutes and of half an hour in one figure
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(loc="lower right")
     save_figure(figure, path)
     return figure
