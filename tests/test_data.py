@@ -19,8 +19,10 @@ from utils.data import (
     Loaders,
     load_cifar10,
     load_dataset,
+    make_loader,
     make_loaders,
     normalize,
+    serve_epoch,
     split_train_validation,
     unnormalize,
 )
@@ -141,27 +143,57 @@ def all_crops_and_flips(image: torch.Tensor) -> list[torch.Tensor]:
     return crops + [crop.flip(1) for crop in crops]
 
 
+def served_in_epoch(epoch: int, images: torch.Tensor, indices: list[int], crop_size: int = 32) -> torch.Tensor:
+    """Return pixels (len(indices), crop_size, crop_size, 3) of augmented images, as an epoch of training shows them."""
+    loader = make_loader(ImageDataset(images, torch.arange(len(images)), augment=True), len(indices))
+    batch, labels = next(iter(serve_epoch(loader, torch.tensor(indices), epoch, crop_size)))
+    assert labels.tolist() == indices
+    return unnormalize(batch)
+
+
 def test_crop_and_flip_keep_the_pixels_they_should() -> None:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (3, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    dataset = ImageDataset(images, torch.tensor([7, 8, 9]), augment=True)
     torch.manual_seed(0)
-    batch, labels = dataset.__getitems__([0, 1, 2] * 500)
-    served = unnormalize(batch)
-    assert labels.tolist() == [7, 8, 9] * 500
+    epochs = [served_in_epoch(epoch, images, [0, 1, 2] * 250) for epoch in (1, 2)]
     for index in range(3):
         number_of = {crop.numpy().tobytes(): number for number, crop in enumerate(all_crops_and_flips(images[index]))}
         # A KeyError here is an image that no crop and flip of this image gives.
-        numbers = [number_of[image.numpy().tobytes()] for image in served[index::3]]
-        assert set(numbers) == set(range(50))
-        assert 200 < sum(number >= 25 for number in numbers) < 300  # half of 500 are flipped: 250 +- 4 deviations
-        assert max(numbers.count(number) for number in range(50)) < 30  # of 10 that are expected
+        numbers = [[number_of[image.numpy().tobytes()] for image in served[index::3]] for served in epochs]
+        assert {frozenset(of_epoch) for of_epoch in numbers} == {frozenset(range(25)), frozenset(range(25, 50))}
+        assert all(max(map(of_epoch.count, of_epoch)) < 30 for of_epoch in numbers)  # of 10 that are expected
 
 
-def test_each_image_of_a_batch_is_cropped_and_flipped_on_its_own() -> None:
+def test_each_image_is_mirrored_in_every_other_epoch_and_half_of_them_in_the_first() -> None:
+    symmetric_but_for_one_column = torch.zeros(400, 32, 32, 3, dtype=torch.uint8)
+    symmetric_but_for_one_column[:, :, 8] = 255
+    mirrored = []
+    for epoch in range(1, 5):
+        served = served_in_epoch(epoch, symmetric_but_for_one_column, list(range(400)))
+        mirrored.append(served[:, 0, :, 0].argmax(dim=1) > 15)
+    assert torch.equal(mirrored[0], ~mirrored[1])
+    assert torch.equal(mirrored[0], mirrored[2]) and torch.equal(mirrored[1], mirrored[3])
+    assert 150 < mirrored[0].sum() < 250
+
+
+def test_each_image_of_a_batch_is_cropped_on_its_own() -> None:
     image = torch.randint(0, 256, (1, 32, 32, 3), dtype=torch.uint8)
-    batch, _ = ImageDataset(image, torch.tensor([0]), augment=True).__getitems__([0] * 200)
-    assert len(image_set(unnormalize(batch))) > 40  # of 50 that there are
+    assert len(image_set(served_in_epoch(1, image, [0] * 200))) > 20  # of 25 that there are
+
+
+def test_small_crops_stay_within_the_image_and_reach_all_of_it() -> None:
+    image = torch.arange(1024).view(1, 32, 32, 1).expand(1, 32, 32, 3) % 251  # tells where a pixel comes from
+    windows = image[0].unfold(0, 26, 1).unfold(1, 26, 1).permute(0, 1, 3, 4, 2).reshape(49, 26, 26, 3)
+    expected = image_set(torch.cat([windows, windows.flip(2)]).to(torch.uint8))
+    served = [image_set(served_in_epoch(epoch, image.to(torch.uint8), [0] * 500, 26)) for epoch in (1, 2)]
+    assert served[0] | served[1] == expected
+
+
+def test_an_epoch_leaves_the_loader_it_comes_from_as_it_was() -> None:
+    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    loader = make_loader(ImageDataset(images, torch.arange(4), augment=True), 4)
+    serve_epoch(loader, torch.arange(2), 2, 26)
+    assert len(loader.dataset) == 4 and next(iter(loader))[0].shape == (4, 3, 32, 32)
 
 
 def test_a_single_image_can_be_looked_at() -> None:

@@ -34,6 +34,13 @@ def test_logits_are_one_number_per_image_and_class(images: torch.Tensor, name: s
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_logits_of_the_smallest_images_that_a_network_takes_are_as_many(images: torch.Tensor, name: str) -> None:
+    model = build_model(name, 0.5, 10, images)
+    size = model.smallest_image
+    assert model(images[:4, :, :size, :size]).shape == (4, 10)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("seed", range(3))
 def test_the_first_loss_is_that_of_a_guess_among_ten_classes(images: torch.Tensor, name: str, seed: int) -> None:
     torch.manual_seed(seed)

@@ -11,20 +11,24 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
-from utils.data import ImageDataset, make_loader, serve_only
+from utils.data import ImageDataset, make_loader, serve_epoch
 from utils.errors import InputError, RunError
 from utils.model import build_model
 from utils.synthetic import draw_images
 from utils.training import (
+    FILTER_RATE,
     HISTORY,
+    MOMENTUM,
     Progress,
     choose_device,
     choose_precision,
     evaluate,
+    image_size,
     images_to_train_on,
     load_checkpoint,
     make_optimizer,
     one_cycle,
+    orthogonalize,
     save_checkpoints,
     seed_epoch,
     train_one_epoch,
@@ -185,25 +189,79 @@ def test_the_learning_rate_does_not_jump_between_epochs() -> None:
     assert in_three_epochs == pytest.approx(one_cycle(0.5, 1, 1, 30))
 
 
-def test_only_weights_decay_and_frozen_ones_do_not_move() -> None:
-    model = make_model()
-    optimizer = make_optimizer(model, 0.5)
+def take_a_step(model: nn.Module, optimizer: torch.optim.Optimizer, gradient: Callable) -> dict[str, torch.Tensor]:
+    """Give each trained parameter the gradient `gradient(parameter)`; return by how much a step moves it."""
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         group["lr"] = 0.1
         for parameter in group["params"]:
-            parameter.grad = torch.zeros_like(parameter)  # so that nothing but the decay moves them
+            parameter.grad = gradient(parameter)
     optimizer.step()
-    decayed = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
-    expected = {name for name, tensor in model.named_parameters() if tensor.ndim > 1 and tensor.requires_grad}
-    assert decayed == expected != set(before)
+    return {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
+
+
+def test_only_the_weights_of_linear_layers_decay_and_frozen_filters_do_not_move() -> None:
+    model = make_model()
+    optimizer = make_optimizer(model, 0.5)
+    take_a_step(model, optimizer, torch.zeros_like)  # filters get their length
+    moved = {name for name, step in take_a_step(model, optimizer, torch.zeros_like).items() if step.abs().max() > 1e-6}
+    assert moved == {"head.weight"}
+
+
+def test_what_is_not_a_filter_moves_as_in_sgd_with_nesterov_momentum() -> None:
+    ours, theirs = make_model("mlp"), make_model("mlp")
+    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=MOMENTUM, nesterov=True, weight_decay=0.01)
+    sgd.param_groups[0]["params"] = [parameter for parameter in theirs.parameters() if parameter.ndim > 1]
+    optimizer = make_optimizer(ours, 0.01)
+    for _ in range(3):
+        expected = take_a_step(theirs, sgd, lambda parameter: parameter.detach().sin())
+        steps = take_a_step(ours, optimizer, lambda parameter: parameter.detach().sin())
+        for name in ("layers.0.weight", "layers.5.weight"):
+            torch.testing.assert_close(steps[name], expected[name])
+
+
+def test_filters_keep_their_length_and_move_equally_far_in_all_directions_whatever_the_gradients_size() -> None:
+    steps = []
+    for factor in (1, 1000):
+        model = make_model(width=0.5)
+        optimizer = make_optimizer(model, 0.0)
+        name, filters = next((name, p) for name, p in model.named_parameters() if p.ndim == 4 and p.requires_grad)
+        generator = torch.Generator().manual_seed(0)
+        gradient = (
+            torch.randn(filters.shape, generator=generator) * torch.logspace(0, 1, len(filters))[:, None, None, None]
+        )
+        take_a_step(model, optimizer, torch.zeros_like)
+        assert filters.norm().item() == pytest.approx(len(filters) ** 0.5, rel=1e-5)
+        steps.append(
+            take_a_step(model, optimizer, lambda p, g=factor * gradient: g if p.shape == g.shape else 0 * p)[name]
+        )
+    spread = torch.linalg.svdvals(steps[0].flatten(1)) / (0.1 * FILTER_RATE)
+    assert spread.min() > 0.6 and spread.max() < 1.25
+    assert (gradient * steps[0]).sum() < 0
+    torch.testing.assert_close(*steps)
+
+
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (7, 7), (1, 9)])
+def test_orthogonalizing_keeps_the_directions_and_evens_out_how_far_each_goes(shape: tuple[int, int]) -> None:
+    random = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    left, _, right = torch.linalg.svd(random, full_matrices=False)
+    stretched = left @ torch.linspace(1, 5, min(shape)).diag() @ right
+    diagonal = left.T @ orthogonalize(stretched) @ right.T
+    assert (diagonal - diagonal.diag().diag()).abs().max() < 1e-4
+    assert diagonal.diag().min() > 0.6 and diagonal.diag().max() < 1.25
+    assert (orthogonalize(torch.zeros(shape)) == 0).all()
+
+
+def test_most_epochs_take_small_images_and_the_last_ones_whole_ones() -> None:
+    assert [image_size(26, 32, epoch, 10) for epoch in range(1, 11)] == [26] * 6 + [32] * 4
+    assert image_size(32, 32, 1, 10) == 32
 
 
 def test_the_losses_are_in_the_order_in_which_the_images_were_met() -> None:
     model, order = linear_classifier(), torch.randperm(20)
     images, labels = serve(20, 8).dataset.__getitems__(order.tolist())
     expected = cross_entropy(model(images), labels, reduction="none")
-    losses, _ = train_one_epoch(model, serve_only(serve(20, 8), order), make_optimizer(model, 0.0), [0.0] * 3)
+    losses, _ = train_one_epoch(model, serve_epoch(serve(20, 8), order, 1), make_optimizer(model, 0.0), [0.0] * 3)
     torch.testing.assert_close(losses, expected)
 
 

@@ -6,6 +6,7 @@ import shutil
 import sys
 import tarfile
 import urllib.request
+from copy import copy
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -39,6 +40,7 @@ STD = torch.tensor([0.2470, 0.2435, 0.2616])
 SIZE = 32  # pixels on each side of an image
 CROP_PADDING = 2  # pixels by which a random crop may be off the centre
 SPLIT_SEED = 20241  # of its own, so that every run of every --seed validates on the same images
+MIRROR_SEED = 20242
 SYNTHETIC_SEED = 10
 EVALUATION_BATCH = 500  # images at a time where no gradients need memory
 
@@ -213,6 +215,9 @@ class ImageDataset(Dataset):
         self.images = images  # (N, 32, 32, 3) uint8
         self.labels = labels
         self.augment = augment
+        self.epoch = 1
+        self.crop_size = SIZE  # pixels on each side of an augmented image
+        self.mirrored_first = torch.rand(len(labels), generator=torch.Generator().manual_seed(MIRROR_SEED)) < 0.5
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -222,13 +227,23 @@ class ImageDataset(Dataset):
         return images[0], labels[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return normalized images (B, 3, 32, 32) float32 in channels_last order, and labels (B,)."""
+        """Return normalized images (B, 3, size, size) float32 in channels_last order, and labels (B,)."""
         chosen = torch.tensor(indices)
-        rows, columns = augmented_coordinates(len(chosen)) if self.augment else centred_coordinates(len(chosen))
-        positions = (chosen[:, None, None] * SIZE + rows[:, :, None]) * SIZE + columns[:, None, :]  # (B, 32, 32)
+        rows, columns = self.augmented_coordinates(chosen) if self.augment else centred_coordinates(len(chosen))
+        positions = (chosen[:, None, None] * SIZE + rows[:, :, None]) * SIZE + columns[:, None, :]  # (B, size, size)
         device = self.images.device
-        pixels = self.images.view(-1, 3).index_select(0, positions.flatten().to(device))  # (B * 1024, 3)
-        return normalize(pixels.view(-1, SIZE, SIZE, 3)), self.labels[chosen.to(device)]
+        pixels = self.images.view(-1, 3).index_select(0, positions.flatten().to(device))  # (B * size * size, 3)
+        return normalize(pixels.view(*positions.shape, 3)), self.labels[chosen.to(device)]
+
+    def augmented_coordinates(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the rows and columns, each (B, crop_size), of a random crop of each image or of its mirror image.
+
+        An image is mirrored in every other epoch: at random, half of the images would look the same as in the epoch
+        before (Jordan 2024, arXiv:2404.00498).
+        """
+        rows, columns = (random_crop(len(chosen), self.crop_size) for _ in range(2))
+        mirrored = self.mirrored_first[chosen] ^ (self.epoch % 2 == 0)
+        return rows, torch.where(mirrored[:, None], columns.flip(1), columns)
 
 
 def centred_coordinates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -236,13 +251,11 @@ def centred_coordinates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.arange(SIZE).expand(count, SIZE), torch.arange(SIZE).expand(count, SIZE)
 
 
-def augmented_coordinates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the rows and columns, each (count, 32), of a random crop after reflect padding, half of them flipped."""
-    rows, columns = centred_coordinates(count)
-    rows = reflect(rows + torch.randint(-CROP_PADDING, CROP_PADDING + 1, (count, 1)))
-    columns = reflect(columns + torch.randint(-CROP_PADDING, CROP_PADDING + 1, (count, 1)))
-    flipped = torch.rand(count, 1) < 0.5
-    return rows, torch.where(flipped, columns.flip(1), columns)
+def random_crop(count: int, size: int) -> torch.Tensor:
+    """Return the rows or columns (count, size) of random crops, which reach beyond the edge only if they are whole."""
+    padding = CROP_PADDING if size == SIZE else 0
+    first = torch.randint(-padding, SIZE - size + padding + 1, (count, 1))
+    return reflect(first + torch.arange(size))
 
 
 def reflect(coordinates: torch.Tensor) -> torch.Tensor:
@@ -252,14 +265,15 @@ def reflect(coordinates: torch.Tensor) -> torch.Tensor:
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
-    """Turn pixels (B, 32, 32, 3) uint8 into (B, 3, 32, 32) float32, of mean 0 and deviation 1 over all of CIFAR-10."""
-    rows = images.reshape(-1, SIZE * 3).float()  # whole rows: broadcasting over 3 channels alone is much slower
-    rows = rows.sub_((255 * MEAN).repeat(SIZE).to(rows.device)).div_((255 * STD).repeat(SIZE).to(rows.device))
-    return rows.view(-1, SIZE, SIZE, 3).permute(0, 3, 1, 2)  # the strides of channels_last
+    """Turn pixels (B, H, W, 3) uint8 into (B, 3, H, W) float32, of mean 0 and deviation 1 over all of CIFAR-10."""
+    width = images.shape[2]
+    rows = images.reshape(-1, width * 3).float()  # whole rows: broadcasting over 3 channels alone is much slower
+    rows = rows.sub_((255 * MEAN).repeat(width).to(rows.device)).div_((255 * STD).repeat(width).to(rows.device))
+    return rows.view(images.shape).permute(0, 3, 1, 2)  # the strides of channels_last
 
 
 def unnormalize(images: torch.Tensor) -> torch.Tensor:
-    """Undo `normalize`: (B, 3, 32, 32) float32 to pixels (B, 32, 32, 3) uint8."""
+    """Undo `normalize`: (B, 3, H, W) float32 to pixels (B, H, W, 3) uint8."""
     pixels = images.permute(0, 2, 3, 1).cpu() * (255 * STD) + 255 * MEAN
     return pixels.round().clamp(0, 255).to(torch.uint8)
 
@@ -298,9 +312,11 @@ def make_loader(dataset: ImageDataset, batch_size: int) -> DataLoader:
     return DataLoader(dataset, batch_size, shuffle=dataset.augment, collate_fn=as_it_is)
 
 
-def serve_only(loader: DataLoader, indices: torch.Tensor) -> DataLoader:
-    """Serve some of the images of a loader, in the order of `indices`, in batches of the same size."""
-    return DataLoader(loader.dataset, loader.batch_size, sampler=indices.tolist(), collate_fn=as_it_is)
+def serve_epoch(loader: DataLoader, indices: torch.Tensor, epoch: int, crop_size: int = SIZE) -> DataLoader:
+    """Serve the images of a loader that `indices` (n,) names, in this order, as crops of this size."""
+    dataset = copy(loader.dataset)
+    dataset.epoch, dataset.crop_size = epoch, crop_size
+    return DataLoader(dataset, loader.batch_size, sampler=indices.tolist(), collate_fn=as_it_is)
 
 
 def as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

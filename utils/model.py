@@ -17,6 +17,8 @@ class ConvNet(nn.Module):
     The layout follows airbench94 (Jordan 2024), made narrower for a CPU.
     """
 
+    smallest_image = 26  # pixels on each side: from 26 to 32, the last feature maps are 3 x 3 (31, 15, 7, 3 for 32)
+
     def __init__(self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10) -> None:
         super().__init__()
         self.whitening = nn.Conv2d(3, 24, kernel_size=2, bias=False)
@@ -26,7 +28,7 @@ class ConvNet(nn.Module):
         self.head = nn.Linear(channels[2], classes, bias=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = nn.functional.hardswish(self.whitening(images))  # (B, 24, 31, 31)
+        features = self.whitening(images).relu()  # (B, 24, 31, 31)
         features = self.groups(features)  # (B, channels, 3, 3)
         features = features.amax(dim=(2, 3))  # (B, channels)
         return self.head(features) / 9  # small logits at the start keep the first steps steady
@@ -40,10 +42,10 @@ class ConvGroup(nn.Sequential):
             nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
             nn.MaxPool2d(2),  # first of all: what follows then costs a quarter
             nn.BatchNorm2d(channels_out),
-            nn.Hardswish(),  # much like GELU, without its costly exponential (Howard et al. 2019)
+            nn.ReLU(),
             nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
             nn.BatchNorm2d(channels_out),
-            nn.Hardswish(),
+            nn.ReLU(),
         )
         for layer in self:
             if isinstance(layer, nn.Conv2d):
@@ -57,6 +59,8 @@ class MLP(nn.Module):
 
     utils/experiments.py varies the sizes, the activation function and the dropout.
     """
+
+    smallest_image = 32
 
     def __init__(
         self,

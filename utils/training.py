@@ -19,6 +19,8 @@ from utils.errors import InputError, RunError
 from utils.files import replace_when_complete
 
 MOMENTUM = 0.9
+FILTER_RATE = 0.15  # times the learning rate: the share of its own length by which a filter moves in a step
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a step towards an orthogonal matrix (Jordan 2024)
 HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares from 0 to 1
     "epoch",
     "learning_rate",
@@ -29,6 +31,7 @@ HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares fr
     "seconds",
 )
 WARM_UP = 0.2  # share of the run in which the learning rate rises
+CROPPED = 0.6  # share of the run in which a network trains on the smallest images that it takes
 KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
 ALL_AGAIN = 0.875  # share of the run after which no image is skipped any more
 
@@ -65,14 +68,60 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(seed * 100_003 + epoch)
 
 
-def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.SGD:
-    """Return SGD with Nesterov momentum; only weights decay, not biases and the scales of normalization layers."""
+class Muon(Optimizer):
+    """SGD with Nesterov momentum, of which the step of a convolution's filters is made orthogonal.
+
+    A step of SGD is ruled by a few directions in which the gradient is large; an orthogonal one goes equally far in all
+    of them (Jordan 2024, kellerjordan.github.io/posts/muon). Filters keep their length instead of decaying: behind them
+    is batch normalization, so that only their direction counts.
+    """
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.ndim == 4:
+                    parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+                    step = FILTER_RATE * orthogonalize(self.add_momentum(parameter, parameter.grad).flatten(1))
+                else:
+                    decay = group["weight_decay"] * parameter
+                    step = self.add_momentum(parameter, parameter.grad + decay)
+                parameter.sub_(group["lr"] * step.view_as(parameter))
+
+    def add_momentum(self, parameter: nn.Parameter, gradient: torch.Tensor) -> torch.Tensor:
+        """Update the momentum of a parameter and return the step that Nesterov takes from it."""
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum = state["momentum_buffer"].mul_(MOMENTUM).add_(gradient)
+        return gradient + MOMENTUM * momentum
+
+
+def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
+    """Bring all singular values of a matrix (m, n) near 1 (0.7 to 1.2), except those that are almost zero.
+
+    Three steps of Newton-Schulz, X <- (aI + bA + cA²) X with A = XXᵀ, which are done on A (m, m) alone: n is larger.
+    """
+    matrix = matrix / (matrix.norm() + 1e-7)  # no singular value is above 1
+    a, b, c = NEWTON_SCHULZ
+    gram = matrix @ matrix.T
+    identity = torch.eye(len(gram), device=gram.device)
+    product = identity
+    for _ in range(3):
+        polynomial = a * identity + b * gram + c * gram @ gram
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    return product @ matrix
+
+
+def make_optimizer(model: nn.Module, weight_decay: float) -> Muon:
+    """Return Muon for what the model trains; only weights decay, not biases and the scales of normalization layers."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in trained if parameter.ndim == 1], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, nesterov=True)
+    return Muon(groups, {"lr": 0.0})
 
 
 def one_cycle(peak: float, epoch: int, epochs: int, steps: int) -> list[float]:
@@ -82,6 +131,14 @@ def one_cycle(peak: float, epoch: int, epochs: int, steps: int) -> list[float]:
     """
     progress = [((epoch - 1) * steps + step + 0.5) / (epochs * steps) for step in range(steps)]
     return [peak * min(done / WARM_UP, (1 - done) / (1 - WARM_UP)) for done in progress]
+
+
+def image_size(smallest: int, full: int, epoch: int, epochs: int) -> int:
+    """Return the size of the images of an epoch (from 1): a network learns the most part as well from small crops.
+
+    Progressive resizing (Howard 2018), by cropping: what is in the image keeps its size.
+    """
+    return smallest if (epoch - 1) / epochs < CROPPED else full
 
 
 def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
