@@ -254,6 +254,7 @@ def test_orthogonalizing_keeps_the_directions_and_evens_out_how_far_each_goes(sh
 
 def test_most_epochs_take_small_images_and_the_last_ones_whole_ones() -> None:
     assert [image_size(26, 32, epoch, 10) for epoch in range(1, 11)] == [26] * 6 + [32] * 4
+    assert all(image_size(26, 32, epochs, epochs) == 32 for epochs in range(1, 50))
     assert image_size(32, 32, 1, 10) == 32
 
 

@@ -19,7 +19,7 @@ from utils.errors import InputError, RunError
 from utils.files import replace_when_complete
 
 MOMENTUM = 0.9
-FILTER_RATE = 0.15  # times the learning rate: the share of its own length by which a filter moves in a step
+FILTER_RATE = 0.1  # times the learning rate: the share of its own length by which a filter moves in a step
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a step towards an orthogonal matrix (Jordan 2024)
 HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares from 0 to 1
     "epoch",
@@ -31,7 +31,7 @@ HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares fr
     "seconds",
 )
 WARM_UP = 0.2  # share of the run in which the learning rate rises
-CROPPED = 0.6  # share of the run in which a network trains on the smallest images that it takes
+CROPPED = 0.65  # share of the run in which a network trains on the smallest images that it takes
 KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
 ALL_AGAIN = 0.875  # share of the run after which no image is skipped any more
 
@@ -138,7 +138,7 @@ def image_size(smallest: int, full: int, epoch: int, epochs: int) -> int:
 
     Progressive resizing (Howard 2018), by cropping: what is in the image keeps its size.
     """
-    return smallest if (epoch - 1) / epochs < CROPPED else full
+    return smallest if epoch / epochs <= CROPPED else full
 
 
 def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
