@@ -208,7 +208,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int, title: str | None = N
 NETWORKS = {
     "linear classifier": (lambda some_images: MLP(()), 0.003),
     "MLP": (lambda some_images: MLP((256,)), 0.01),
-    "ConvNet": (lambda some_images: build_model("convnet", 0.5, 10, some_images), 0.3),
+    "ConvNet": (lambda some_images: build_model("convnet", 0.5, 10, some_images), 0.2),
 }
 EPOCHS = {1000: 15, 5000: 5, 20_000: 3}  # for each number of training images
 

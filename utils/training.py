@@ -33,7 +33,6 @@ HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares fr
 WARM_UP = 0.2  # share of the run in which the learning rate rises
 CROPPED = 0.65  # share of the run in which a network trains on the smallest images that it takes
 KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
-ALL_AGAIN = 0.875  # share of the run after which no image is skipped any more
 
 
 def choose_device(name: str) -> torch.device:
@@ -108,14 +107,14 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     identity = torch.eye(len(gram), device=gram.device)
     product = identity
     for _ in range(3):
-        polynomial = a * identity + b * gram + c * gram @ gram
+        polynomial = torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
         product = polynomial @ product
         gram = polynomial @ gram @ polynomial
     return product @ matrix
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> Muon:
-    """Return Muon for what the model trains; only weights decay, not biases and the scales of normalization layers."""
+    """Return Muon for what the model trains, in which only the weights of linear layers decay."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": weight_decay},
@@ -144,12 +143,12 @@ def image_size(smallest: int, full: int, epoch: int, epochs: int) -> int:
 def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
     """Return the indices of the images of an epoch (from 1), in random order; known ones may be left out.
 
-    `losses` (N,) are those of each image when it was last trained on. From the warm-up's end until shortly before the
-    run's end, each of the three quarters with the lowest losses is skipped with probability 1/2. That is InfoBatch
-    (Qin et al. 2024, arXiv:2303.04947), but with a fixed share and without weights.
+    `losses` (N,) are those of each image when it was last trained on. From the warm-up's end on, each of the three
+    quarters with the lowest losses is skipped with probability 1/2. That is InfoBatch (Qin et al. 2024,
+    arXiv:2303.04947), but with a fixed share, without weights, and until the end.
     """
     order = torch.randperm(len(losses))
-    if not WARM_UP <= (epoch - 1) / epochs < ALL_AGAIN:
+    if (epoch - 1) / epochs < WARM_UP:
         return order
     known = losses < losses.quantile(KNOWN, interpolation="lower")
     skipped = known & (torch.rand(len(losses)) < 0.5)
