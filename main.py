@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command, uninterrupted
-from utils.data import SIZE, load_dataset, make_loaders, normalize, serve_epoch, unnormalize
+from utils.data import load_dataset, make_loaders, normalize, serve_epoch, unnormalize
 from utils.files import open_output_folder
 from utils.model import WHITENING_IMAGES, build_model
 from utils.report import (
@@ -48,7 +48,7 @@ from utils.training import (
 RECIPES = {
     "convnet": {
         "width": 1.0,  # multiplies the channels of each layer: time grows with its square
-        "epochs": 9,  # passes over the training images, some of which later passes skip
+        "epochs": 10,  # passes over the training images, some of which later passes skip
         "batch_size": 128,  # images per step: enough for a steady gradient, and fewer would use the CPU badly
         "lr": 0.2,  # learning rate at its peak, of which filters take a tenth (Muon, in utils/training.py)
         "weight_decay": 5e-4,  # pulls the weights towards zero, against overfitting
@@ -103,7 +103,7 @@ def main(arguments: list[str]) -> None:
         epoch_started = time.perf_counter()
         seed_epoch(options.seed, epoch)
         images = images_to_train_on(progress.image_losses, epoch, options.epochs)
-        size = image_size(model.smallest_image, SIZE, epoch, options.epochs)
+        size = image_size(model.image_sizes, epoch, options.epochs)
         loader = serve_epoch(loaders.training, images, epoch, size)
         rates = one_cycle(options.lr, epoch, options.epochs, len(loader))
         train_losses, train_accuracy = train_one_epoch(

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, unfold
 
 from utils.data import ImageData, normalize
 from utils.model import MLP, WHITENING_IMAGES, ConvGroup, ConvNet, build_model
@@ -34,10 +34,11 @@ def test_logits_are_one_number_per_image_and_class(images: torch.Tensor, name: s
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_logits_of_the_smallest_images_that_a_network_takes_are_as_many(images: torch.Tensor, name: str) -> None:
+def test_a_network_takes_images_of_all_sizes_of_a_run(images: torch.Tensor, name: str) -> None:
     model = build_model(name, 0.5, 10, images)
-    size = model.smallest_image
-    assert model(images[:4, :, :size, :size]).shape == (4, 10)
+    for size in model.image_sizes:
+        assert model(images[:4, :, :size, :size]).shape == (4, 10)
+    assert model.image_sizes[-1] == images.shape[-1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,7 +124,7 @@ def assert_whitens(images: torch.Tensor) -> None:
     layer = whitening_layer(build_model("convnet", 1.0, 10, images[:WHITENING_IMAGES]))
     with torch.no_grad():
         outputs = layer(images[:WHITENING_IMAGES]).transpose(0, 1).flatten(1).double()  # (filters, positions)
-    filters = layer.in_channels * layer.kernel_size[0] ** 2
+    filters = layer.out_channels // 2
     half = outputs[:filters]
     covariance = half @ half.T / half.shape[1]
     correlation = covariance / covariance.diag().sqrt().outer(covariance.diag().sqrt())
@@ -131,6 +132,10 @@ def assert_whitens(images: torch.Tensor) -> None:
     # A small constant keeps the faintest directions, which are mostly noise, below a variance of 1.
     assert covariance.diag().max() < 1.01 and covariance.diag()[0] > 0.99 and covariance.diag().median() > 0.9
     torch.testing.assert_close(outputs[filters:], -half)
+    # A filter is as long as its direction is faint: of the directions, those with the most variance were taken.
+    patches = unfold(images[:WHITENING_IMAGES], layer.kernel_size).transpose(1, 2).flatten(0, 1)  # (patches, 12)
+    variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches)).flip(0)
+    torch.testing.assert_close(1 / layer.weight[:filters].flatten(1).norm(dim=1), (variances[:filters] + 5e-4).sqrt())
 
 
 def test_the_first_layer_whitens_the_training_patches(images: torch.Tensor) -> None:

@@ -252,10 +252,10 @@ def test_orthogonalizing_keeps_the_directions_and_evens_out_how_far_each_goes(sh
     assert (orthogonalize(torch.zeros(shape)) == 0).all()
 
 
-def test_most_epochs_take_small_images_and_the_last_ones_whole_ones() -> None:
-    assert [image_size(26, 32, epoch, 10) for epoch in range(1, 11)] == [26] * 6 + [32] * 4
-    assert all(image_size(26, 32, epochs, epochs) == 32 for epochs in range(1, 50))
-    assert image_size(32, 32, 1, 10) == 32
+def test_images_grow_in_the_course_of_a_run_and_are_whole_in_its_last_epoch() -> None:
+    sizes = (18, 26, 32)
+    assert [image_size(sizes, epoch, 10) for epoch in range(1, 11)] == [18] * 2 + [26] * 4 + [32] * 4
+    assert all(image_size(sizes, epochs, epochs) == 32 for epochs in range(1, 50))
 
 
 def test_the_losses_are_in_the_order_in_which_the_images_were_met() -> None:

@@ -8,6 +8,7 @@ from torch import nn
 CONVNET_CHANNELS = (48, 96, 192)
 MLP_HIDDEN = (1024, 512, 256, 128, 64)
 
+WHITENING_FILTERS = 16  # of the 12 directions of a 2 x 2 patch, the 4 with the least variance are mostly noise
 WHITENING_IMAGES = 1000  # they hold a million patches: enough for the statistics of 12 numbers
 
 
@@ -17,18 +18,22 @@ class ConvNet(nn.Module):
     The layout follows airbench94 (Jordan 2024), made narrower for a CPU.
     """
 
-    smallest_image = 26  # pixels on each side: from 26 to 32, the last feature maps are 3 x 3 (31, 15, 7, 3 for 32)
+    # Pixels on each side of the images in the three parts of a run. 18 is the smallest size for which the last feature
+    # maps are 2 x 2 (17, 8, 4, 2), 26 the smallest for which they are 3 x 3, as they are for 32 (31, 15, 7, 3).
+    image_sizes = (18, 26, 32)
 
     def __init__(self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10) -> None:
         super().__init__()
-        self.whitening = nn.Conv2d(3, 24, kernel_size=2, bias=False)
+        self.whitening = nn.Conv2d(3, WHITENING_FILTERS, kernel_size=2, bias=False)
         self.groups = nn.Sequential(
-            ConvGroup(24, channels[0]), ConvGroup(channels[0], channels[1]), ConvGroup(channels[1], channels[2])
+            ConvGroup(WHITENING_FILTERS, channels[0]),
+            ConvGroup(channels[0], channels[1]),
+            ConvGroup(channels[1], channels[2]),
         )
         self.head = nn.Linear(channels[2], classes, bias=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.whitening(images).relu()  # (B, 24, 31, 31)
+        features = self.whitening(images).relu()  # (B, 16, 31, 31)
         features = self.groups(features)  # (B, channels, 3, 3)
         features = features.amax(dim=(2, 3))  # (B, channels)
         return self.head(features) / 9  # small logits at the start keep the first steps steady
@@ -60,7 +65,7 @@ class MLP(nn.Module):
     utils/experiments.py varies the sizes, the activation function and the dropout.
     """
 
-    smallest_image = 32
+    image_sizes = (32, 32, 32)
 
     def __init__(
         self,
@@ -103,7 +108,7 @@ def scaled(sizes: tuple[int, ...], width: float) -> tuple[int, ...]:
 
 
 def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) -> None:
-    """Make the filters of `layer` the principal directions of image patches, scaled to variance 1, and freeze them.
+    """Make the filters of `layer` the first principal directions of patches, scaled to variance 1, and freeze them.
 
     Each direction is there with both signs, so that a rectifier loses nothing (Page 2018; tysam-code/hlb-CIFAR10 2023).
     """
@@ -112,6 +117,7 @@ def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) 
     patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, 3 * size * size)  # (N * 961, 12)
     variances, directions = torch.linalg.eigh(patches.T @ patches / len(patches))
     filters = directions.T.flip(0) / (variances.flip(0)[:, None] + 5e-4).sqrt()  # largest variance first
+    filters = filters[: layer.out_channels // 2]
     filters = torch.cat([filters, -filters]).view(-1, 3, size, size)
     layer.weight.data = filters
     layer.weight.requires_grad = False

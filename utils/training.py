@@ -31,7 +31,7 @@ HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares fr
     "seconds",
 )
 WARM_UP = 0.2  # share of the run in which the learning rate rises
-CROPPED = 0.65  # share of the run in which a network trains on the smallest images that it takes
+GROWTH = (0.25, 0.65)  # shares of the run after which images become larger
 KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
 
 
@@ -102,15 +102,18 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
     Three steps of Newton-Schulz, X <- (aI + bA + cA²) X with A = XXᵀ, which are done on A (m, m) alone: n is larger.
     """
     matrix = matrix / (matrix.norm() + 1e-7)  # no singular value is above 1
-    a, b, c = NEWTON_SCHULZ
     gram = matrix @ matrix.T
-    identity = torch.eye(len(gram), device=gram.device)
-    product = identity
-    for _ in range(3):
-        polynomial = torch.addmm(a * identity + b * gram, gram, gram, alpha=c)
-        product = polynomial @ product
+    polynomial = product = newton_schulz_polynomial(gram)
+    for _ in range(2):
         gram = polynomial @ gram @ polynomial
+        polynomial = newton_schulz_polynomial(gram)
+        product = polynomial @ product
     return product @ matrix
+
+
+def newton_schulz_polynomial(gram: torch.Tensor) -> torch.Tensor:
+    a, b, c = NEWTON_SCHULZ
+    return a * torch.eye(len(gram), device=gram.device) + b * gram + c * (gram @ gram)
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> Muon:
@@ -132,12 +135,12 @@ def one_cycle(peak: float, epoch: int, epochs: int, steps: int) -> list[float]:
     return [peak * min(done / WARM_UP, (1 - done) / (1 - WARM_UP)) for done in progress]
 
 
-def image_size(smallest: int, full: int, epoch: int, epochs: int) -> int:
-    """Return the size of the images of an epoch (from 1): a network learns the most part as well from small crops.
+def image_size(sizes: tuple[int, int, int], epoch: int, epochs: int) -> int:
+    """Return the size of the images of an epoch (from 1), of the three sizes of a run: the last epoch has the last.
 
-    Progressive resizing (Howard 2018), by cropping: what is in the image keeps its size.
+    Progressive resizing (Howard 2018), but by cropping: most can be learned as well from a part of an image.
     """
-    return smallest if epoch / epochs <= CROPPED else full
+    return sizes[sum(epoch / epochs > share for share in GROWTH)]
 
 
 def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
@@ -180,7 +183,8 @@ def train_one_epoch(
             group["lr"] = learning_rate
         optimizer.zero_grad()
         cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
-        optimizer.step()
+        with autocast(images, precision):  # for the matrix products of Muon
+            optimizer.step()
         correct += int((logits.argmax(dim=1) == labels).sum())
     losses = torch.cat(losses)
     return losses, correct / len(losses)
@@ -193,8 +197,13 @@ def check_loss(loss: float, where: str) -> None:
 
 def compute_logits(model: nn.Module, images: torch.Tensor, precision: str) -> torch.Tensor:
     """Run the model in the given precision, and return float32: the loss would be too coarse in bfloat16."""
-    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+    with autocast(images, precision):
         return model(images).float()
+
+
+def autocast(images: torch.Tensor, precision: str) -> torch.autocast:
+    """Return a context in which convolutions and matrix products are computed in this precision."""
+    return torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @dataclass(frozen=True)
