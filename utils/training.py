@@ -113,7 +113,9 @@ def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
 
 def newton_schulz_polynomial(gram: torch.Tensor) -> torch.Tensor:
     a, b, c = NEWTON_SCHULZ
-    return a * torch.eye(len(gram), device=gram.device) + b * gram + c * (gram @ gram)
+    polynomial = torch.addmm(b * gram, gram, gram, alpha=c)
+    polynomial.diagonal().add_(a)
+    return polynomial
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> Muon:
