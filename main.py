@@ -78,8 +78,7 @@ def main(arguments: list[str]) -> None:
 
     # 1. Data
     data = load_dataset(options.dataset, options.data_dir)
-    images_per_split = options.batch_size if options.dry_run else None
-    loaders = make_loaders(data, options.batch_size, device, images_per_split)
+    loaders = make_loaders(data, options.batch_size, device, options.batch_size if options.dry_run else None)
     options.dataset = data.name
     folder = options.out_dir / data.name
     lock = open_output_folder(folder)  # no second run may write there; kept until the process ends

@@ -40,7 +40,7 @@ STD = torch.tensor([0.2470, 0.2435, 0.2616])
 SIZE = 32  # pixels on each side of an image
 CROP_PADDING = 2  # pixels by which a random crop may be off the centre
 SPLIT_SEED = 20241  # of its own, so that every run of every --seed validates on the same images
-MIRROR_SEED = 20242
+MIRROR_SEED = 20242  # so is this: which images are mirrored first is the same in each epoch, and after --resume
 SYNTHETIC_SEED = 10
 EVALUATION_BATCH = 250  # images at a time; with 500, feature maps outgrow what malloc keeps, and it is slower
 
