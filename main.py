@@ -89,10 +89,7 @@ def main(arguments: list[str]) -> None:
     model = build_model(options.model, options.width, len(data.class_names), some_images).to(device)
     optimizer = make_optimizer(model, options.weight_decay)
     progress = Progress(plain_options(options), torch.full((len(loaders.training.dataset),), torch.inf))
-    if options.resume:
-        progress = load_checkpoint(folder / "last.pt", progress, TRAINING_OPTIONS, model, optimizer)
-    elif options.test_only:
-        progress = load_checkpoint(folder / "best.pt", progress, TEST_OPTIONS, model)
+    progress = restore_progress(options, folder, progress, model, optimizer)
     run = describe_run(data, loaders, model, device, precision)
     print_header(run, arguments, folder)
 
@@ -131,6 +128,17 @@ def main(arguments: list[str]) -> None:
     lock.release()
     if options.show:
         show_figures(folder)
+
+
+def restore_progress(
+    options: argparse.Namespace, folder: Path, new: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Return what an earlier run has done, if the options ask for it, with its weights in the model, or else `new`."""
+    if options.resume:
+        return load_checkpoint(folder / "last.pt", new, TRAINING_OPTIONS, model, optimizer)
+    if options.test_only:
+        return load_checkpoint(folder / "best.pt", new, TEST_OPTIONS, model)
+    return new
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
