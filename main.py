@@ -32,6 +32,7 @@ from utils.training import (
     Progress,
     choose_device,
     choose_precision,
+    cut_size,
     evaluate,
     image_size,
     images_to_train_on,
@@ -100,7 +101,7 @@ def main(arguments: list[str]) -> None:
         seed_epoch(options.seed, epoch)
         images = images_to_train_on(progress.image_losses, epoch, options.epochs)
         size = image_size(model.image_sizes, epoch, options.epochs)
-        loader = serve_epoch(loaders.training, images, epoch, size)
+        loader = serve_epoch(loaders.training, images, epoch, size, cut_size(epoch, options.epochs))
         rates = one_cycle(options.lr, epoch, options.epochs, len(loader))
         train_losses, train_accuracy = train_one_epoch(
             model, loader, optimizer, rates, options.label_smoothing, precision, f"epoch {epoch}"

@@ -189,11 +189,22 @@ def test_small_crops_stay_within_the_image_and_reach_all_of_it() -> None:
     assert served[0] | served[1] == expected
 
 
+def test_one_square_is_cut_out_of_each_image_and_it_can_lie_anywhere() -> None:
+    white = ImageDataset(torch.full((500, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(500), augment=True)
+    epoch = serve_epoch(make_loader(white, 500), torch.arange(500), 1, 26, cut_size=8)
+    cut = (next(iter(epoch))[0] == 0).all(dim=1)  # (500, 26, 26): the mean colour is 0, and white is not
+    heights, widths = cut.any(dim=2).sum(dim=1), cut.any(dim=1).sum(dim=1)
+    assert torch.equal(cut.sum(dim=(1, 2)), heights * widths)  # a rectangle, and nothing else
+    assert {*heights.tolist(), *widths.tolist()} == {4, 5, 6, 7, 8}  # beyond an edge, up to half of it
+    assert cut.any(dim=0).all()
+
+
 def test_an_epoch_leaves_the_loader_it_comes_from_as_it_was() -> None:
     images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
     loader = make_loader(ImageDataset(images, torch.arange(4), augment=True), 4)
-    serve_epoch(loader, torch.arange(2), 2, 26)
-    assert len(loader.dataset) == 4 and next(iter(loader))[0].shape == (4, 3, 32, 32)
+    serve_epoch(loader, torch.arange(2), 2, 26, 8)
+    served = next(iter(loader))[0]
+    assert len(loader.dataset) == 4 and served.shape == (4, 3, 32, 32) and (served != 0).all()
 
 
 def test_a_single_image_can_be_looked_at() -> None:

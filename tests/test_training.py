@@ -22,6 +22,7 @@ from utils.training import (
     Progress,
     choose_device,
     choose_precision,
+    cut_size,
     evaluate,
     image_size,
     images_to_train_on,
@@ -256,6 +257,11 @@ def test_images_grow_in_the_course_of_a_run_and_are_whole_in_its_last_epoch() ->
     sizes = (18, 26, 32)
     assert [image_size(sizes, epoch, 10) for epoch in range(1, 11)] == [18] * 2 + [26] * 4 + [32] * 4
     assert all(image_size(sizes, epochs, epochs) == 32 for epochs in range(1, 50))
+
+
+def test_squares_are_cut_out_in_long_runs_only_and_not_of_the_smallest_images() -> None:
+    assert [cut_size(epoch, 15) for epoch in range(1, 16)] == [0] * 15
+    assert [cut_size(epoch, 16) for epoch in range(1, 17)] == [0] * 4 + [8] * 12
 
 
 def test_the_losses_are_in_the_order_in_which_the_images_were_met() -> None:

@@ -217,6 +217,7 @@ class ImageDataset(Dataset):
         self.augment = augment
         self.epoch = 1
         self.crop_size = SIZE  # pixels on each side of an augmented image
+        self.cut_size = 0  # pixels on each side of the square that is cut out of it
         self.mirrored_first = torch.rand(len(labels), generator=torch.Generator().manual_seed(MIRROR_SEED)) < 0.5
 
     def __len__(self) -> int:
@@ -233,7 +234,11 @@ class ImageDataset(Dataset):
         positions = (chosen[:, None, None] * SIZE + rows[:, :, None]) * SIZE + columns[:, None, :]  # (B, size, size)
         device = self.images.device
         pixels = self.images.view(-1, 3).index_select(0, positions.flatten().to(device))  # (B * size * size, 3)
-        return normalize(pixels.view(*positions.shape, 3)), self.labels[chosen.to(device)]
+        images = normalize(pixels.view(*positions.shape, 3))
+        if self.augment and self.cut_size:
+            squares = random_squares(len(chosen), self.crop_size, self.cut_size)
+            images.masked_fill_(squares[:, None].to(device), 0)  # the mean colour
+        return images, self.labels[chosen.to(device)]
 
     def augmented_coordinates(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rows and columns, each (B, crop_size), of a random crop of each image or of its mirror image.
@@ -256,6 +261,14 @@ def random_crop(count: int, size: int) -> torch.Tensor:
     padding = CROP_PADDING if size == SIZE else 0
     first = torch.randint(-padding, SIZE - size + padding + 1, (count, 1))
     return reflect(first + torch.arange(size))
+
+
+def random_squares(count: int, size: int, side: int) -> torch.Tensor:
+    """Return masks (count, size, size), each of a square whose centre is anywhere: at an edge, a part lies outside."""
+    starts = torch.randint(size, (2, count, 1)) - side // 2
+    offsets = torch.arange(size) - starts
+    rows, columns = (offsets >= 0) & (offsets < side)  # (count, size) each
+    return rows[:, :, None] & columns[:, None, :]
 
 
 def reflect(coordinates: torch.Tensor) -> torch.Tensor:
@@ -312,10 +325,12 @@ def make_loader(dataset: ImageDataset, batch_size: int) -> DataLoader:
     return DataLoader(dataset, batch_size, shuffle=dataset.augment, collate_fn=as_it_is)
 
 
-def serve_epoch(loader: DataLoader, indices: torch.Tensor, epoch: int, crop_size: int = SIZE) -> DataLoader:
-    """Serve the images of a loader that `indices` (n,) names, in this order, as crops of this size."""
+def serve_epoch(
+    loader: DataLoader, indices: torch.Tensor, epoch: int, crop_size: int = SIZE, cut_size: int = 0
+) -> DataLoader:
+    """Serve the images of a loader that `indices` (n,) names, in this order, as crops with a square cut out of each."""
     dataset = copy(loader.dataset)
-    dataset.epoch, dataset.crop_size = epoch, crop_size
+    dataset.epoch, dataset.crop_size, dataset.cut_size = epoch, crop_size, cut_size
     return DataLoader(dataset, loader.batch_size, sampler=indices.tolist(), collate_fn=as_it_is)
 
 

@@ -32,6 +32,8 @@ HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares fr
 )
 WARM_UP = 0.2  # share of the run in which the learning rate rises
 GROWTH = (0.25, 0.65)  # shares of the run after which images become larger
+LONG_RUN = 16  # epochs, from which on the ConvNet would learn its images by heart
+CUT_SIZE = 8  # pixels on each side of the square that is then cut out of each image
 KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
 
 
@@ -143,6 +145,15 @@ def image_size(sizes: tuple[int, int, int], epoch: int, epochs: int) -> int:
     Progressive resizing (Howard 2018), but by cropping: most can be learned as well from a part of an image.
     """
     return sizes[sum(epoch / epochs > share for share in GROWTH)]
+
+
+def cut_size(epoch: int, epochs: int) -> int:
+    """Return the side of the square that is cut out of each image of an epoch (from 1), or 0.
+
+    Cutout (DeVries and Taylor 2017, arXiv:1708.04552) keeps a network from relying on one part of an image. In a short
+    run it would only slow learning down, and the small images at the start of a run are cropped enough.
+    """
+    return CUT_SIZE if epochs >= LONG_RUN and epoch / epochs > GROWTH[0] else 0
 
 
 def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
