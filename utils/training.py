@@ -32,8 +32,8 @@ HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares fr
 )
 WARM_UP = 0.2  # share of the run in which the learning rate rises
 GROWTH = (0.25, 0.65)  # shares of the run after which images become larger
-LONG_RUN = 16  # epochs, from which on the ConvNet would learn its images by heart
-CUT_SIZE = 8  # pixels on each side of the square that is then cut out of each image
+LONG_RUN = 16  # epochs, from which on a square is cut out of each image
+CUT_SIZE = 8  # pixels on each side of it
 KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
 
 
@@ -150,8 +150,8 @@ def image_size(sizes: tuple[int, int, int], epoch: int, epochs: int) -> int:
 def cut_size(epoch: int, epochs: int) -> int:
     """Return the side of the square that is cut out of each image of an epoch (from 1), or 0.
 
-    Cutout (DeVries and Taylor 2017, arXiv:1708.04552) keeps a network from relying on one part of an image. In a short
-    run it would only slow learning down, and the small images at the start of a run are cropped enough.
+    Cutout (DeVries and Taylor 2017, arXiv:1708.04552) keeps a network from learning its images by heart. A short run
+    does not: it is hardly better on them than in validation. The first images of a run, the smallest, stay whole too.
     """
     return CUT_SIZE if epochs >= LONG_RUN and epoch / epochs > GROWTH[0] else 0
 
