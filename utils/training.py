@@ -34,7 +34,8 @@ WARM_UP = 0.2  # share of the run in which the learning rate rises
 GROWTH = (0.25, 0.65)  # shares of the run after which images become larger
 LONG_RUN = 16  # epochs, from which on a square is cut out of each image
 CUT_SIZE = 8  # pixels on each side of it
-KNOWN = 0.75  # share of the images, those with the lowest losses, that may be skipped
+KNOWN = 0.5  # share of the images, those with the lowest losses, that may be skipped
+SKIPPED = 0.9  # share of these that an epoch skips
 
 
 def choose_device(name: str) -> torch.device:
@@ -159,8 +160,8 @@ def cut_size(epoch: int, epochs: int) -> int:
 def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
     """Return the indices of the images of an epoch (from 1), in random order; known ones may be left out.
 
-    `losses` (N,) are those of each image when it was last trained on. From the warm-up's end on, half of the three
-    quarters with the lowest losses are skipped. That is InfoBatch (Qin et al. 2024, arXiv:2303.04947), but with fixed
+    `losses` (N,) are those of each image when it was last trained on. From the warm-up's end on, nine tenths of the
+    half with the lowest losses are skipped. That is InfoBatch (Qin et al. 2024, arXiv:2303.04947), but with fixed
     shares, without weights, and until the end.
     """
     order = torch.randperm(len(losses))
@@ -168,7 +169,7 @@ def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.T
         return order
     known = (losses < losses.quantile(KNOWN, interpolation="lower")).nonzero().flatten()
     # Always as many: last batches of ever new sizes would fill the memory with convolutions compiled for them.
-    skipped = known[torch.randperm(len(known))[: len(known) // 2]]
+    skipped = known[torch.randperm(len(known))[: int(SKIPPED * len(known))]]
     return order[~torch.isin(order, skipped)]
 
 
