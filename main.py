@@ -94,12 +94,12 @@ def main(arguments: list[str]) -> None:
     run = describe_run(data, loaders, model, device, precision)
     print_header(run, arguments, folder)
 
-    # 3. Training: an epoch shows every training image once, but skips some of those already known
+    # 3. Training: an epoch shows every training image once, but may skip some of those already known
     last_epoch = 0 if options.test_only else options.epochs
     for epoch in range(len(progress.history) + 1, last_epoch + 1):
         epoch_started = time.perf_counter()
         seed_epoch(options.seed, epoch)
-        images = images_to_train_on(progress.image_losses, epoch, options.epochs)
+        images = images_to_train_on(progress.image_losses, model.skipped_share, epoch, options.epochs)
         size = image_size(model.image_sizes, epoch, options.epochs)
         loader = serve_epoch(loaders.training, images, epoch, size, cut_size(epoch, options.epochs))
         rates = one_cycle(options.lr, epoch, options.epochs, len(loader))

@@ -277,25 +277,29 @@ def test_the_losses_are_in_the_order_in_which_the_images_were_met() -> None:
 
 def test_only_images_of_the_half_with_low_losses_are_skipped_and_most_of_them() -> None:
     losses = torch.arange(1000.0)[torch.randperm(1000)]
-    chosen = images_to_train_on(losses, epoch=6, epochs=10)
+    chosen = images_to_train_on(losses, 0.9, epoch=6, epochs=10)
     assert chosen.unique().numel() == chosen.numel()
     assert not torch.equal(chosen, chosen.sort().values)
     known = (losses[chosen] < 499).sum()
     assert (losses[chosen] >= 499).sum() == 501 and known == 50
 
 
+def test_a_model_that_skips_nothing_sees_every_image_once() -> None:
+    assert images_to_train_on(torch.rand(200), 0.0, 8, 16).sort().values.tolist() == list(range(200))
+
+
 def test_no_image_is_skipped_in_the_warm_up_nor_before_its_loss_is_known() -> None:
     losses = torch.rand(200)
-    skipping = [len(images_to_train_on(losses, epoch, 16)) < 200 for epoch in range(1, 17)]
+    skipping = [len(images_to_train_on(losses, 0.9, epoch, 16)) < 200 for epoch in range(1, 17)]
     assert skipping == [False] * 4 + [True] * 12
-    assert len(images_to_train_on(torch.full((200,), math.inf), 8, 16)) == 200
+    assert len(images_to_train_on(torch.full((200,), math.inf), 0.9, 8, 16)) == 200
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_no_epoch_is_empty(count: int) -> None:
     for _ in range(20):
-        assert len(images_to_train_on(torch.full((count,), 0.1), 5, 10)) == count  # none is better known than others
-        assert len(images_to_train_on(torch.rand(count), 5, 10)) > 0
+        assert len(images_to_train_on(torch.full((count,), 0.1), 0.9, 5, 10)) == count  # none known better
+        assert len(images_to_train_on(torch.rand(count), 0.9, 5, 10)) > 0
 
 
 # Repeating

@@ -35,7 +35,6 @@ GROWTH = (0.25, 0.65)  # shares of the run after which images become larger
 LONG_RUN = 16  # epochs, from which on a square is cut out of each image
 CUT_SIZE = 8  # pixels on each side of it
 KNOWN = 0.5  # share of the images, those with the lowest losses, that may be skipped
-SKIPPED = 0.9  # share of these that an epoch skips
 
 
 def choose_device(name: str) -> torch.device:
@@ -157,11 +156,11 @@ def cut_size(epoch: int, epochs: int) -> int:
     return CUT_SIZE if epochs >= LONG_RUN and epoch / epochs > GROWTH[0] else 0
 
 
-def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.Tensor:
+def images_to_train_on(losses: torch.Tensor, skipped_share: float, epoch: int, epochs: int) -> torch.Tensor:
     """Return the indices of the images of an epoch (from 1), in random order; known ones may be left out.
 
-    `losses` (N,) are those of each image when it was last trained on. From the warm-up's end on, nine tenths of the
-    half with the lowest losses are skipped. That is InfoBatch (Qin et al. 2024, arXiv:2303.04947), but with fixed
+    `losses` (N,) are those of each image when it was last trained on. From the warm-up's end on, `skipped_share` of the
+    half with the lowest losses is skipped. That is InfoBatch (Qin et al. 2024, arXiv:2303.04947), but with fixed
     shares, without weights, and until the end.
     """
     order = torch.randperm(len(losses))
@@ -169,7 +168,7 @@ def images_to_train_on(losses: torch.Tensor, epoch: int, epochs: int) -> torch.T
         return order
     known = (losses < losses.quantile(KNOWN, interpolation="lower")).nonzero().flatten()
     # Always as many: last batches of ever new sizes would fill the memory with convolutions compiled for them.
-    skipped = known[torch.randperm(len(known))[: int(SKIPPED * len(known))]]
+    skipped = known[torch.randperm(len(known))[: int(skipped_share * len(known))]]
     return order[~torch.isin(order, skipped)]
 
 
