@@ -21,7 +21,7 @@ class ConvNet(nn.Module):
     # Pixels on each side of the images in the three parts of a run. 18 is the smallest size for which the last feature
     # maps are 2 x 2 (17, 8, 4, 2), 26 the smallest for which they are 3 x 3, as they are for 32 (31, 15, 7, 3).
     image_sizes = (18, 26, 32)
-    skipped_share = 0.9  # of the training images it knows best: the others teach it more in the same time
+    skipped_share = 0.9  # of the half of the images that it knows best: the others teach it more in the same time
 
     def __init__(self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10) -> None:
         super().__init__()
