@@ -48,7 +48,7 @@ from utils.training import (
 # The architectures stand in utils/model.py.
 RECIPES = {
     "convnet": {
-        "width": 1.0,  # multiplies the channels of each layer: time grows with its square
+        "width": 1.0,  # multiplies the channels of each layer, and from 2 on adds layers: time grows with its square
         "epochs": 10,  # passes over the training images, some of which later passes skip
         "batch_size": 128,  # images per step: enough for a steady gradient, and fewer would use the CPU badly
         "lr": 0.2,  # learning rate at its peak, of which filters take a tenth (Muon, in utils/training.py)

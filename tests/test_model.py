@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, unfold
 
 from utils.data import ImageData, normalize
-from utils.model import MLP, WHITENING_IMAGES, ConvGroup, ConvNet, build_model
+from utils.model import DEEP_WIDTH, MLP, WHITENING_IMAGES, ConvGroup, ConvNet, build_model
 from utils.synthetic import draw_images
 
 NAMES = ("convnet", "mlp")
@@ -52,10 +52,11 @@ def test_the_first_loss_is_that_of_a_guess_among_ten_classes(images: torch.Tenso
             assert cross_entropy(model.train(training)(images), labels).item() == pytest.approx(math.log(10), rel=0.1)
 
 
+@pytest.mark.parametrize("width", [0.5, DEEP_WIDTH])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_layer_that_can_learn_gets_a_gradient(images: torch.Tensor, name: str) -> None:
+def test_every_layer_that_can_learn_gets_a_gradient(images: torch.Tensor, name: str, width: float) -> None:
     torch.manual_seed(0)
-    model = build_model(name, 0.5, 10, images)
+    model = build_model(name, width, 10, images)
     cross_entropy(model(images[:50]), torch.arange(50) % 10).backward()
     for parameter_name, parameter in model.named_parameters():
         assert not parameter.requires_grad or parameter.grad.abs().max() > 0, parameter_name
@@ -111,6 +112,26 @@ def test_a_new_group_of_convolutions_passes_its_features_on_and_makes_others_bes
     torch.testing.assert_close(passed_on[:, :4], features)
     assert (passed_on[:, 4:].std(dim=(0, 2, 3)) > 0.1).all()
     torch.testing.assert_close(second(passed_on), passed_on)
+
+
+def test_a_wide_network_has_a_third_convolution_in_each_group(images: torch.Tensor) -> None:
+    def convolutions(width: float) -> list[int]:
+        groups = build_model("convnet", width, 10, images).groups
+        return [sum(isinstance(layer, nn.Conv2d) for layer in group.modules()) for group in groups]
+
+    assert convolutions(0.99 * DEEP_WIDTH) == [2, 2, 2]
+    assert convolutions(DEEP_WIDTH) == [3, 3, 3]
+
+
+def test_a_deep_group_adds_to_the_features_of_its_first_convolution() -> None:
+    features = torch.randn(2, 4, 8, 8)
+    group = ConvGroup(4, 6, deep=True)
+    *_, last = (layer for layer in group.modules() if isinstance(layer, nn.BatchNorm2d))
+    passed_on = group(features)
+    nn.init.zeros_(last.weight)  # what the second and third convolution add
+    without_them = group(features)
+    torch.testing.assert_close(without_them, nn.Sequential(*list(group)[:4])(features))
+    assert not torch.allclose(passed_on, without_them)
 
 
 # Whitening

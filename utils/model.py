@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 CONVNET_CHANNELS = (48, 96, 192)
+DEEP_WIDTH = 2.0  # from this width on, a third convolution in each group pays better than still more channels
 MLP_HIDDEN = (1024, 512, 256, 128, 64)
 
 WHITENING_FILTERS = 16  # of the 12 directions of a 2 x 2 patch, the 4 with the least variance are mostly noise
@@ -15,7 +16,7 @@ WHITENING_IMAGES = 1000  # they hold a million patches: enough for the statistic
 class ConvNet(nn.Module):
     """A small convolutional network: whitening, then three groups, each of which halves the resolution.
 
-    The layout follows airbench94 (Jordan 2024), made narrower for a CPU.
+    The layout follows airbench94, made narrower for a CPU; if deep, airbench96 (Jordan 2024, arXiv:2404.00498).
     """
 
     # Pixels on each side of the images in the three parts of a run. 18 is the smallest size for which the last feature
@@ -23,13 +24,15 @@ class ConvNet(nn.Module):
     image_sizes = (18, 26, 32)
     skipped_share = 0.9  # of the half of the images that it knows best: the others teach it more in the same time
 
-    def __init__(self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10) -> None:
+    def __init__(
+        self, channels: tuple[int, int, int] = CONVNET_CHANNELS, classes: int = 10, deep: bool = False
+    ) -> None:
         super().__init__()
         self.whitening = nn.Conv2d(3, WHITENING_FILTERS, kernel_size=2, bias=False)
         self.groups = nn.Sequential(
-            ConvGroup(WHITENING_FILTERS, channels[0]),
-            ConvGroup(channels[0], channels[1]),
-            ConvGroup(channels[1], channels[2]),
+            ConvGroup(WHITENING_FILTERS, channels[0], deep),
+            ConvGroup(channels[0], channels[1], deep),
+            ConvGroup(channels[1], channels[2], deep),
         )
         self.head = nn.Linear(channels[2], classes, bias=False)
 
@@ -41,23 +44,38 @@ class ConvNet(nn.Module):
 
 
 class ConvGroup(nn.Sequential):
-    """Two convolutions; (B, channels_in, H, W) becomes (B, channels_out, H // 2, W // 2)."""
+    """Two convolutions, or three; (B, channels_in, H, W) becomes (B, channels_out, H // 2, W // 2)."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(
-            nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+    def __init__(self, channels_in: int, channels_out: int, deep: bool = False) -> None:
+        halving = [
+            convolution(channels_in, channels_out),
             nn.MaxPool2d(2),  # first of all: what follows then costs a quarter
             nn.BatchNorm2d(channels_out),
             nn.ReLU(),
-            nn.Conv2d(channels_out, channels_out, 3, padding=1, bias=False),
-            nn.BatchNorm2d(channels_out),
-            nn.ReLU(),
-        )
-        for layer in self:
-            if isinstance(layer, nn.Conv2d):
-                # At first a filter passes on a feature of the layer below; those left over, if any, stay random. What a
-                # layer has to learn is then only what it adds (Zagoruyko and Komodakis 2017, arXiv:1706.00388).
-                nn.init.dirac_(layer.weight.data[: layer.in_channels])
+        ]
+        refining = [convolution(channels_out, channels_out), nn.BatchNorm2d(channels_out)]
+        if deep:
+            refining += [nn.ReLU(), convolution(channels_out, channels_out), nn.BatchNorm2d(channels_out)]
+            refining = [Residual(*refining)]
+        super().__init__(*halving, *refining, nn.ReLU())
+
+
+class Residual(nn.Sequential):
+    """Adds to its input what its layers make of it: they need not pass it on (He et al. 2015, arXiv:1512.03385)."""
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return features + super().forward(features)
+
+
+def convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """Return a convolution with 3 x 3 filters, of which each at first passes on a feature of the layer below.
+
+    Those left over, if any, stay random. What a layer has to learn is then only what it adds (Zagoruyko and Komodakis
+    2017, arXiv:1706.00388).
+    """
+    layer = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
+    nn.init.dirac_(layer.weight.data[:channels_in])
+    return layer
 
 
 class MLP(nn.Module):
@@ -96,11 +114,11 @@ class MLP(nn.Module):
 def build_model(name: str, width: float, classes: int, training_images: torch.Tensor) -> nn.Module:
     """Return the ConvNet ("convnet") or the MLP ("mlp") with its channels or hidden units multiplied by `width`.
 
-    `training_images` (N, 3, 32, 32), normalized, give the ConvNet's whitening filters.
+    From DEEP_WIDTH on, a ConvNet is deeper too. `training_images` (N, 3, 32, 32), normalized, give its whitening.
     """
     if name == "mlp":
         return MLP(scaled(MLP_HIDDEN, width), classes)
-    model = ConvNet(scaled(CONVNET_CHANNELS, width), classes)
+    model = ConvNet(scaled(CONVNET_CHANNELS, width), classes, deep=width >= DEEP_WIDTH)
     set_whitening_from_training_patches(model.whitening, training_images)
     return model.to(memory_format=torch.channels_last)
 
