@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy, unfold
 
 from utils.data import ImageData, normalize
-from utils.model import DEEP_WIDTH, MLP, WHITENING_IMAGES, ConvGroup, ConvNet, build_model
+from utils.model import DEEP_WIDTH, MLP, WHITENING_IMAGES, ConvGroup, ConvNet, MirroredConv2d, build_model
 from utils.synthetic import draw_images
 
 NAMES = ("convnet", "mlp")
@@ -82,7 +82,7 @@ def test_width_scales_the_model(images: torch.Tensor, name: str) -> None:
 
 def test_models_take_their_sizes_as_arguments(images: torch.Tensor) -> None:
     assert MLP(hidden=(20, 10), classes=3)(images[:2]).shape == (2, 3)
-    small, large = (ConvNet(channels, classes=3) for channels in ((4, 5, 6), (8, 10, 12)))
+    small, large = (ConvNet(channels, classes=3) for channels in ((2, 3, 4), (4, 6, 8)))
     assert small(images[:2]).shape == (2, 3)
     assert parameter_count(small) < parameter_count(large)
 
@@ -106,12 +106,40 @@ def test_the_mlp_keeps_the_size_of_activations_from_layer_to_layer() -> None:
 
 
 def test_a_new_group_of_convolutions_passes_its_features_on_and_makes_others_beside_them() -> None:
-    features = torch.randn(2, 4, 8, 8)
+    features = torch.randn(2, 8, 8, 8)  # of 4 filters and their mirror images
     first, second = (layer for layer in ConvGroup(4, 6) if isinstance(layer, nn.Conv2d))
     passed_on = first(features)
-    torch.testing.assert_close(passed_on[:, :4], features)
-    assert (passed_on[:, 4:].std(dim=(0, 2, 3)) > 0.1).all()
+    for one, other in zip(passed_on.chunk(2, dim=1), features.chunk(2, dim=1), strict=True):
+        torch.testing.assert_close(one[:, :4], other)
+        assert (one[:, 4:].std(dim=(0, 2, 3)) > 0.1).all()
     torch.testing.assert_close(second(passed_on), passed_on)
+
+
+def mirrored(features: torch.Tensor) -> torch.Tensor:
+    """What mirrored filters find in the mirror image: their halves of the channels change places."""
+    return features.flip(3).roll(features.shape[1] // 2, dims=1)
+
+
+def test_a_mirrored_convolution_finds_in_the_mirror_image_the_mirror_image_of_what_it_finds_in_the_image() -> None:
+    torch.manual_seed(0)
+    layer = MirroredConv2d(4, 6)
+    nn.init.normal_(layer.weight)
+    features = torch.randn(2, 8, 7, 7)
+    torch.testing.assert_close(layer(mirrored(features)), mirrored(layer(features)))
+    assert not torch.allclose(mirrored(layer(features)), layer(features))
+
+
+@pytest.mark.parametrize("width", [0.5, DEEP_WIDTH])
+def test_logits_of_an_image_are_those_of_its_mirror_image_where_pooling_drops_no_column(
+    images: torch.Tensor, width: float
+) -> None:
+    torch.manual_seed(0)
+    model = build_model("convnet", width, 10, images)
+    for parameter in model.groups.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter) * (parameter.ndim == 4)
+    images = nn.functional.pad(images[:20], (0, 1, 0, 1), mode="reflect")  # 33 pixels: 32, 16, 8, 4 after each layer
+    torch.testing.assert_close(model(images.flip(3)), model(images), rtol=0, atol=1e-4)
+    assert not torch.allclose(model(images.flip(2)), model(images), rtol=0, atol=1e-2)
 
 
 def test_a_wide_network_has_a_third_convolution_in_each_group(images: torch.Tensor) -> None:
@@ -124,13 +152,13 @@ def test_a_wide_network_has_a_third_convolution_in_each_group(images: torch.Tens
 
 
 def test_a_deep_group_adds_to_the_features_of_its_first_convolution() -> None:
-    features = torch.randn(2, 4, 8, 8)
+    features = torch.randn(2, 8, 8, 8)
     group = ConvGroup(4, 6, deep=True)
     *_, last = (layer for layer in group.modules() if isinstance(layer, nn.BatchNorm2d))
     passed_on = group(features)
     nn.init.zeros_(last.weight)  # what the second and third convolution add
     without_them = group(features)
-    torch.testing.assert_close(without_them, nn.Sequential(*list(group)[:4])(features))
+    torch.testing.assert_close(without_them, nn.Sequential(*list(group)[:4], nn.SiLU())(features))
     assert not torch.allclose(passed_on, without_them)
 
 
@@ -142,21 +170,29 @@ def whitening_layer(model: ConvNet) -> nn.Conv2d:
 
 
 def assert_whitens(images: torch.Tensor) -> None:
-    layer = whitening_layer(build_model("convnet", 1.0, 10, images[:WHITENING_IMAGES]))
+    images = images[:WHITENING_IMAGES]
+    layer = whitening_layer(build_model("convnet", 1.0, 10, images))
     with torch.no_grad():
-        outputs = layer(images[:WHITENING_IMAGES]).transpose(0, 1).flatten(1).double()  # (filters, positions)
-    filters = layer.out_channels // 2
-    half = outputs[:filters]
-    covariance = half @ half.T / half.shape[1]
-    correlation = covariance / covariance.diag().sqrt().outer(covariance.diag().sqrt())
-    assert (correlation - torch.eye(filters)).abs().max() < 0.02
+        outputs = torch.cat([layer(images), layer(images.flip(3))])  # (images, filters, 31, 31)
+    outputs = outputs.transpose(0, 1).flatten(1).double()  # (filters, positions)
+    positive, negative = outputs.unflatten(0, (2, 2, -1)).transpose(0, 1).flatten(1, 2)
+    torch.testing.assert_close(negative, -positive)
+    covariance = positive @ positive.T / positive.shape[1]
     # A small constant keeps the faintest directions, which are mostly noise, below a variance of 1.
-    assert covariance.diag().max() < 1.01 and covariance.diag()[0] > 0.99 and covariance.diag().median() > 0.9
-    torch.testing.assert_close(outputs[filters:], -half)
-    # A filter is as long as its direction is faint: of the directions, those with the most variance were taken.
-    patches = unfold(images[:WHITENING_IMAGES], layer.kernel_size).transpose(1, 2).flatten(0, 1)  # (patches, 12)
-    variances = torch.linalg.eigvalsh(patches.T @ patches / len(patches)).flip(0)
-    torch.testing.assert_close(1 / layer.weight[:filters].flatten(1).norm(dim=1), (variances[:filters] + 5e-4).sqrt())
+    assert (covariance - torch.eye(len(covariance))).abs().max() < 0.1
+    assert covariance[0, 0] > 0.99
+    # The second half of the filters are the mirror images of the first half.
+    weights = layer.weight
+    torch.testing.assert_close(mirrored(weights.transpose(0, 1)).transpose(0, 1), weights)
+    # A filter is as long as its directions are faint: of the symmetric ones and of those that a mirror turns into their
+    # opposite, those with the most variance were taken.
+    patches = unfold(images, layer.kernel_size).transpose(1, 2).reshape(-1, 3, 2, 2)
+    count = len(weights) // 4
+    for sign in (1, -1):
+        directions = (weights + sign * weights.flip(3))[:count].flatten(1) / 2
+        parts = (patches + sign * patches.flip(3)).flatten(1) / 2
+        variances = torch.linalg.eigvalsh(parts.T @ parts / len(parts)).flip(0)[:count]
+        torch.testing.assert_close(1 / directions.norm(dim=1), (2 * variances + 1e-3).sqrt())
 
 
 def test_the_first_layer_whitens_the_training_patches(images: torch.Tensor) -> None:

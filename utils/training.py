@@ -19,7 +19,7 @@ from utils.errors import InputError, RunError
 from utils.files import replace_when_complete
 
 MOMENTUM = 0.9
-FILTER_RATE = 0.1  # times the learning rate: the share of its own length by which a filter moves in a step
+FILTER_RATE = 0.15  # times the learning rate: the share of its own length by which a filter moves in a step
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # coefficients of a step towards an orthogonal matrix (Jordan 2024)
 HISTORY = (  # the numbers that are kept of each epoch; accuracies are shares from 0 to 1
     "epoch",
