@@ -150,7 +150,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     add("--data-dir", type=folder_path, default=HERE / "data", help="where CIFAR-10 is, or will be downloaded to")
     add("--out-dir", type=folder_path, default=HERE / "outputs", help="for figures, metrics.json and checkpoints")
     add("--model", choices=list(RECIPES), default="convnet", help="the networks are in utils/model.py")
-    add_recipe_option(parser, "--width", number(float, 0.05, 8), "factor on the channels or hidden units")
+    add_recipe_option(parser, "--width", number(float, 0.05, 8), "factor on the filters or hidden units")
     add_recipe_option(parser, "--epochs", number(int, 1, 10_000), "passes over the training images")
     add_recipe_option(parser, "--batch-size", number(int, 1, 50_000), "images per step")
     add_recipe_option(parser, "--lr", number(float, 1e-9, 1e6), "learning rate at its peak")
