@@ -67,7 +67,8 @@ class MirroredConv2d(nn.Conv2d):
     """3 x 3 filters and their mirror images; (B, 2 filters_in, H, W) becomes (B, 2 filters_out, H, W).
 
     What the first half of the channels finds in an image, the second half finds in its mirror image, so that each image
-    teaches both. A group convolution (Cohen and Welling 2016, arXiv:1602.07576).
+    teaches both. A group convolution (Cohen and Welling 2016, arXiv:1602.07576). Where pooling drops the last of an odd
+    number of columns, this is not exact.
     """
 
     def __init__(self, filters_in: int, filters_out: int) -> None:
@@ -158,5 +159,6 @@ def whitening_filters(patches: torch.Tensor) -> torch.Tensor:
     """Return the principal directions of patches (N, C, H, W), largest variance first, scaled to variance 1."""
     flat = patches.flatten(1)
     variances, directions = torch.linalg.eigh(flat.T @ flat / len(flat))
+    # The small constant keeps the faintest of them, which are mostly noise, below that.
     filters = directions.T.flip(0) / (variances.flip(0)[:, None] + 1e-3).sqrt()
     return filters.view(-1, *patches.shape[1:])
