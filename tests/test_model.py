@@ -82,7 +82,7 @@ def test_width_scales_the_model(images: torch.Tensor, name: str) -> None:
 
 def test_models_take_their_sizes_as_arguments(images: torch.Tensor) -> None:
     assert MLP(hidden=(20, 10), classes=3)(images[:2]).shape == (2, 3)
-    small, large = (ConvNet(channels, classes=3) for channels in ((2, 3, 4), (4, 6, 8)))
+    small, large = (ConvNet(filters, classes=3) for filters in ((2, 3, 4), (4, 6, 8)))
     assert small(images[:2]).shape == (2, 3)
     assert parameter_count(small) < parameter_count(large)
 
@@ -177,10 +177,13 @@ def assert_whitens(images: torch.Tensor) -> None:
     outputs = outputs.transpose(0, 1).flatten(1).double()  # (filters, positions)
     positive, negative = outputs.unflatten(0, (2, 2, -1)).transpose(0, 1).flatten(1, 2)
     torch.testing.assert_close(negative, -positive)
-    covariance = positive @ positive.T / positive.shape[1]
+    of_image, of_mirror_image = positive.chunk(2)
+    responses = torch.cat([of_image + of_mirror_image, of_image - of_mirror_image]) / 2**0.5
+    covariance = responses @ responses.T / responses.shape[1]
+    correlation = covariance / covariance.diag().sqrt().outer(covariance.diag().sqrt())
+    assert (correlation - torch.eye(len(covariance))).abs().max() < 0.02
     # A small constant keeps the faintest directions, which are mostly noise, below a variance of 1.
-    assert (covariance - torch.eye(len(covariance))).abs().max() < 0.1
-    assert covariance[0, 0] > 0.99
+    assert covariance.diag().max() < 1.01 and covariance.diag()[0] > 0.99 and covariance.diag().median() > 0.9
     # The second half of the filters are the mirror images of the first half.
     weights = layer.weight
     torch.testing.assert_close(mirrored(weights.transpose(0, 1)).transpose(0, 1), weights)

@@ -145,7 +145,9 @@ def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) 
     Each filter is there with both signs, so that a rectifier loses nothing (Page 2018; tysam-code/hlb-CIFAR10 2023).
     The second half of the filters are the mirror images of the first half.
     """
-    patches = images.unfold(2, 2, 1).unfold(3, 2, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (N * 961, 3, 2, 2)
+    size = layer.kernel_size[0]
+    patches = images.unfold(2, size, 1).unfold(3, size, 1)  # (N, 3, 31, 31, 2, 2)
+    patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (N * 961, 3, 2, 2)
     symmetric, antisymmetric = (patches + patches.flip(3)) / 2**0.5, (patches - patches.flip(3)) / 2**0.5
     # The mirror image of a sum of a symmetric and an antisymmetric filter is their difference.
     filters = whitening_filters(symmetric) + whitening_filters(antisymmetric)
