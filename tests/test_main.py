@@ -236,13 +236,15 @@ def test_a_resumed_run_ends_like_one_that_was_never_interrupted(
     assert without_times(whole_walk.metrics) == without_times(resumed.metrics)
 
 
+def image_losses(walk: Walk) -> torch.Tensor:
+    """The loss of each training image when the run last trained on it."""
+    return torch.load(walk.folder / "last.pt", weights_only=True)["image_losses"]
+
+
 def test_the_second_epoch_skips_most_of_the_images_that_the_first_knew_best(
     whole_walk: Walk, interrupted_walk: Walk
 ) -> None:
-    first, second = (
-        torch.load(walk.folder / "last.pt", weights_only=True)["image_losses"]
-        for walk in (interrupted_walk, whole_walk)
-    )
+    first, second = image_losses(interrupted_walk), image_losses(whole_walk)
     skipped = first == second
     assert 0.4 < skipped.float().mean() < 0.5
     assert first[skipped].max() <= first.median()
@@ -305,8 +307,9 @@ def test_a_dry_run_goes_through_one_batch_of_each_phase_and_writes_every_file(sm
 def test_the_mlp_trains_on_every_image_in_every_epoch(small_walk: SmallWalk) -> None:
     losses = []
     for epochs in (1, 2):  # at a rate so low that an image keeps its loss unless it is met again, in another crop
-        assert small_walk("--model", "mlp", "--lr", 1e-9, "--epochs", epochs).code == 0
-        losses.append(torch.load(small_walk.folder / "last.pt", weights_only=True)["image_losses"])
+        walk = small_walk("--model", "mlp", "--lr", 1e-9, "--epochs", epochs)
+        assert walk.code == 0
+        losses.append(image_losses(walk))
     assert not torch.isclose(*losses).any()
 
 

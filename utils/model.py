@@ -80,7 +80,7 @@ class MirroredConv2d(nn.Conv2d):
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         of_image, of_mirror_image = self.weight.chunk(2, dim=1)
         mirrored = torch.cat([of_mirror_image, of_image], dim=1).flip(3)
-        return conv2d(features, torch.cat([self.weight, mirrored]), padding=1)
+        return conv2d(features, torch.cat([self.weight, mirrored]), padding=self.padding)
 
 
 class Residual(nn.Sequential):
