@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 
 from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command, uninterrupted
-from utils.data import load_dataset, make_loaders, normalize, serve_epoch, unnormalize
-from utils.files import open_output_folder
+from utils.data import ImageData, load_dataset, make_loaders, normalize, serve_epoch, unnormalize
+from utils.device import DEVICES, TRIAL_IMAGES, choose_device, choose_precision, device_name, limit_threads, place
+from utils.files import output_folder
 from utils.model import WHITENING_IMAGES, build_model
 from utils.report import (
     describe_run,
@@ -30,8 +31,6 @@ from utils.report import (
 )
 from utils.training import (
     Progress,
-    choose_device,
-    choose_precision,
     cut_size,
     evaluate,
     image_size,
@@ -72,22 +71,33 @@ TRAINING_OPTIONS = (*TEST_OPTIONS, *RECIPES["convnet"], "seed", "dry_run")
 
 def main(arguments: list[str]) -> None:
     """Walk through the homework: options, data, model, training, test, figures."""
-    started = time.perf_counter()
     options = parse_options(arguments)
-    device = choose_device(options.device)
-    precision = choose_precision(options.precision, device)
-
-    # 1. Data
+    limit_threads()
     data = load_dataset(options.dataset, options.data_dir)
-    loaders = make_loaders(data, options.batch_size, device, options.batch_size if options.dry_run else None)
     options.dataset = data.name
     folder = options.out_dir / data.name
-    lock = open_output_folder(folder)  # no second run may write there; kept until the process ends
+    with output_folder(folder):  # no second run may write there
+        run(options, arguments, data, folder)
+    if options.show:
+        show_figures(folder)
+
+
+def run(options: argparse.Namespace, arguments: list[str], data: ImageData, folder: Path) -> None:
+    started = time.perf_counter()
+
+    # 1. Data
+    loaders = make_loaders(data, options.batch_size, options.batch_size if options.dry_run else None)
 
     # 2. Model
     torch.manual_seed(options.seed)
-    some_images = normalize(loaders.training.dataset.images[:WHITENING_IMAGES])
-    model = build_model(options.model, options.width, len(data.class_names), some_images).to(device)
+    examples, labels = loaders.training.dataset.images[:WHITENING_IMAGES], loaders.training.dataset.labels
+    examples = normalize(examples)
+    model = build_model(options.model, options.width, len(data.class_names), examples)
+    device = choose_device(options.device, model, examples[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
+    precision = choose_precision(options.precision, device)
+    model = place(model, device)
+    for loader in loaders:
+        loader.dataset.to(device)
     optimizer = make_optimizer(model, options.weight_decay)
     progress = Progress(plain_options(options), torch.full((len(loaders.training.dataset),), torch.inf))
     progress = restore_progress(options, folder, progress, model, optimizer)
@@ -126,9 +136,6 @@ def main(arguments: list[str]) -> None:
     save_test_figures(folder, run, unnormalize(first_images[:10]), test, data.class_names)
     save_progress(folder, run, progress, time.perf_counter() - started, result)
     print_files(folder)
-    lock.release()
-    if options.show:
-        show_figures(folder)
 
 
 def restore_progress(
@@ -157,7 +164,7 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     add_recipe_option(parser, "--weight-decay", number(float, 0, 1), "pull of the weights towards zero")
     add_recipe_option(parser, "--label-smoothing", number(float, 0, 0.99), "share of the label spread over all classes")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of first weights, order and augmentation")
-    add("--device", choices=["auto", "cpu", "cuda", "mps"], default="auto", help="auto: a GPU if there is one")
+    add("--device", type=device_name, choices=["auto", *DEVICES], default="auto", help="auto: a GPU if there is one")
     add("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: the faster one here")
     add = parser.add_mutually_exclusive_group().add_argument
     add("--resume", action="store_true", help="go on after the last finished epoch")

@@ -2,20 +2,31 @@
 
 import hashlib
 import os
+import signal
 import socket
 import struct
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from utils import data
+from utils import cifar10
+from utils.data import ImageData, load_dataset
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
 IMAGES_PER_FILE = 40
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_reaches_children() -> Iterator[None]:
+    """`nohup pytest &` ignores Ctrl-C, and the processes that a test starts and interrupts would inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -33,7 +44,7 @@ def no_network(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy"):
         monkeypatch.setenv(name, nowhere)
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setattr(data, "MIRRORS", (f"{nowhere}/cifar-10-python.tar.gz",))
+    monkeypatch.setattr(cifar10, "MIRRORS", (f"{nowhere}/cifar-10-python.tar.gz",))
 
 
 @dataclass(frozen=True)
@@ -65,8 +76,8 @@ def small_cifar10(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SmallCifar
     archive.parent.mkdir()
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
-    monkeypatch.setattr(data, "FILE_MD5", {name: file_md5(folder / name) for name in (*names, "batches.meta")})
-    monkeypatch.setattr(data, "ARCHIVE_MD5", file_md5(archive))
+    monkeypatch.setattr(cifar10, "FILE_MD5", {name: file_md5(folder / name) for name in (*names, "batches.meta")})
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", file_md5(archive))
     return SmallCifar10(pixels, labels, folder.parent, folder, archive)
 
 
@@ -79,8 +90,8 @@ def real_data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_cifar10(real_data_dir: Path) -> data.ImageData:
-    return data.load_cifar10(real_data_dir)
+def real_cifar10(real_data_dir: Path) -> ImageData:
+    return load_dataset("cifar10", real_data_dir)
 
 
 def file_md5(path: Path) -> str:

@@ -1,23 +1,28 @@
 """utils/command_line.py: options in range, and one line with an exit code for every foreseen failure."""
 
 import argparse
+import io
 import json
 import signal
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import MINUTE
 
-from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command
+from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command, uninterrupted
 from utils.errors import InputError, RunError
 
 
-@pytest.fixture(autouse=True)
-def keep_signal_handlers() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
+def raising(error: BaseException) -> Callable[[list[str]], None]:
+    def main(arguments: list[str]) -> None:
+        raise error
+
+    return main
 
 
 @pytest.mark.parametrize(
@@ -33,10 +38,7 @@ def keep_signal_handlers() -> Iterator[None]:
 def test_a_foreseen_failure_is_one_line_and_an_exit_code(
     error: BaseException, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def main(arguments: list[str]) -> None:
-        raise error
-
-    assert run_command(main, [], "go on with --resume") == code
+    assert run_command(raising(error), [], "go on with --resume") == code
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.count("\n") == 1
     assert str(error) in printed.err
@@ -63,12 +65,107 @@ def test_memory_that_pytorch_cannot_get_is_told_with_what_to_do(capsys: pytest.C
     assert "--batch-size" in capsys.readouterr().err
 
 
-def test_a_mistake_in_the_program_is_not_hidden() -> None:
-    def main(arguments: list[str]) -> None:
-        raise ValueError("a bug")
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("too much"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you tried to"),
+    ],
+)
+def test_each_device_runs_out_of_memory_in_its_own_words(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(raising(error), [], "") == 1
+    assert "--batch-size" in capsys.readouterr().err
 
-    with pytest.raises(ValueError, match="a bug"):
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a bug"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("unsupported memory format option Preserve"),
+        RuntimeError("required rank 4 tensor to use channels_last memory format"),
+    ],
+)
+def test_a_mistake_in_the_program_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        run_command(raising(error), [], "")
+
+
+# Streams and signals of the process
+
+
+class NotebookStream(io.TextIOBase):
+    """What a kernel or IDLE has in the place of sys.stdout: no reconfigure, no file descriptor."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+
+def test_a_stream_of_a_notebook_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, err = NotebookStream(), NotebookStream()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert run_command(print, ["--epochs"], "") == 0
+    assert run_command(raising(InputError("--lr")), [], "") == 2
+    assert out.text == "['--epochs']\n" and err.text == "error: --lr\n"
+
+
+@pytest.mark.parametrize("closed", [["stderr"], ["stdout"], ["stdin", "stdout", "stderr"]])
+def test_a_closed_stream_will_do(monkeypatch: pytest.MonkeyPatch, closed: list[str]) -> None:
+    def main(arguments: list[str]) -> None:
+        for name in ("stdout", "stderr"):
+            getattr(sys, name).write("text")
+
+    for name in closed:
+        monkeypatch.setattr(sys, name, None)
+    assert run_command(main, [], "") == 0
+    assert run_command(raising(InputError("--lr")), [], "") == 2
+    assert all(getattr(sys, name) is None for name in closed)
+
+
+@pytest.mark.parametrize(
+    "ending", [None, InputError("--lr"), KeyboardInterrupt(), ValueError("a bug"), OSError(28, "full")]
+)
+def test_the_interpreter_is_left_as_it_was(ending: BaseException | None) -> None:
+    def state() -> list:
+        handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+        return [*handlers, sys.stdout, sys.stderr, sys.stdout.errors, sys.stderr.errors]
+
+    def main(arguments: list[str]) -> None:
+        with uninterrupted():
+            pass
+        assert state() != before
+        if ending:
+            raise ending
+
+    before = state()
+    with suppress(ValueError):
         run_command(main, [], "")
+    assert state() == before
+
+
+def test_a_run_in_another_thread_needs_no_signals() -> None:
+    def main(arguments: list[str]) -> None:
+        with uninterrupted():
+            codes.append("ran")
+
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(run_command(main, [], "")))
+    thread.start()
+    thread.join(MINUTE)
+    assert codes == ["ran", 0]
+
+
+# Options
 
 
 @pytest.mark.parametrize("text", ["0.5", "1", "2", "1e0", " 1.5 "])

@@ -20,14 +20,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SmallCifar10
-from test_main import FILES, read_json, visible_files, without_times
+from helpers import MINUTE, read_json, visible_files
+from test_main import FILES, without_times
 
 from main import main
-from utils import data
+from utils import cifar10
 from utils.command_line import run_command, uninterrupted
 
 fork = multiprocessing.get_context("forkserver")
-fork.set_forkserver_preload(["torch", "torchvision.datasets", "matplotlib.figure", "pytest", "main"])
+fork.set_forkserver_preload(["torch", "matplotlib.figure", "pytest", "main"])
 
 TINY = ["--dataset", "synthetic", "--model", "mlp", "--width", "0.05", "--epochs", "4", "--device", "cpu"]
 
@@ -60,7 +61,9 @@ class Run:
 
     def wait_for(self, happened: Callable[[], object]) -> bool:
         """Wait until something has happened, or the run has ended; say which."""
+        end = time.monotonic() + MINUTE
         while not happened():
+            assert time.monotonic() < end
             if not self.process.is_alive():
                 return False
             time.sleep(0.0002)
@@ -71,14 +74,14 @@ class Run:
 
     def end(self) -> tuple[int, str]:
         """Return the exit code, and what was printed on standard error."""
-        self.process.join()
+        self.process.join(MINUTE)
         return self.process.exitcode, self.log.with_suffix(".err").read_text()
 
     def kill(self, wait: bool) -> bool:
         """Kill the run, or wait until the kernel has done so; say whether it was killed before it came to its end."""
         if not wait:
             self.process.kill()
-        self.process.join()
+        self.process.join(MINUTE)
         return self.process.exitcode < 0
 
 
@@ -121,7 +124,8 @@ def kill_and_resume(out_dir: Path, whole_run: Run, kills: int, seconds: float) -
         if killed == 0:
             run.wait_for_file("last.pt")  # from now on, each run goes on after an epoch
         elif killed % 5 == 3:
-            run.wait_for_file(generator.choice([".curves.png.tmp", ".predictions.png.tmp", ".confusion.png.tmp"]))
+            being_drawn = generator.choice(["curves", "predictions", "confusion"])
+            run.wait_for(lambda folder=run.folder, name=being_drawn: list(folder.glob(f".{name}.png.*.tmp")))
         elif not limit:
             run.process.join(generator.uniform(0, seconds))
         if run.kill(wait=bool(limit)):
@@ -150,8 +154,8 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_never_was(whole
 
 def download(data_dir: Path, url: str) -> None:
     os.environ["no_proxy"] = "127.0.0.1"
-    data.MIRRORS = (url,)
-    data.load_cifar10(data_dir)
+    cifar10.MIRRORS = (url,)
+    cifar10.load_cifar10(data_dir)
 
 
 def test_a_download_that_is_killed_never_counts_as_data_and_leaves_nothing_behind(
@@ -164,15 +168,15 @@ def test_a_download_that_is_killed_never_counts_as_data_and_leaves_nothing_behin
         process.start()
         with server.accept()[0] as connection:
             connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 1000000\r\n\r\n" + bytes(100_000))
-            while not any(path.stat().st_size for path in data_dir.glob(".*")):
+            while not any(path.stat().st_size for path in data_dir.glob(".*.tmp")):
                 assert process.is_alive()
             process.kill()
-            process.join()
-    with pytest.raises(data.DownloadError):
-        data.load_cifar10(data_dir)
+            process.join(MINUTE)
+    with pytest.raises(cifar10.DownloadError):
+        cifar10.load_cifar10(data_dir)
     shutil.copy(small_cifar10.archive, data_dir)
-    data.load_cifar10(data_dir)
-    assert sorted(os.listdir(data_dir)) == ["cifar-10-batches-py", "cifar-10-python.tar.gz"]
+    cifar10.load_cifar10(data_dir)
+    assert visible_files(data_dir) == {"cifar-10-batches-py", "cifar-10-python.tar.gz"}
 
 
 # Stopped

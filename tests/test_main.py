@@ -1,6 +1,5 @@
 """main.py: the whole walk, as a process of its own where that matters, and what it leaves behind."""
 
-import json
 import math
 import os
 import re
@@ -8,19 +7,22 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CLASS_NAMES, SmallCifar10
+from helpers import MINUTE, PROJECT, contents, end_of, read_json, visible_files
 from matplotlib.image import imread
 
+import main as main_module
 from main import main, parse_options
 from utils.command_line import run_command
+from utils.errors import InputError, RunError
 from utils.synthetic import CLASS_NAMES as SHAPE_NAMES
 
-PROJECT = Path(__file__).resolve().parent.parent
 FILES = {"best.pt", "confusion.png", "curves.png", "last.pt", "metrics.json", "predictions.png"}
 OPTIONS = {
     *("dataset", "data_dir", "out_dir", "model", "width", "epochs", "batch_size", "lr", "weight_decay"),
@@ -61,26 +63,7 @@ class Walk:
 
 
 def finish_walk(process: subprocess.Popen, folder: Path) -> Walk:
-    out, err = process.communicate()
-    return Walk(process.returncode, out, err, folder)
-
-
-def read_json(path: Path) -> dict:
-    """Read plain JSON: NaN and infinities, which Python would take too, are an error."""
-
-    def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} in {path}")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-
-
-def visible_files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if path.name != ".lock"}
-
-
-def contents(folder: Path) -> dict[Path, bytes]:
-    """Return every file below the folder with what is in it."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    return Walk(*end_of(process), folder)
 
 
 def assert_is_a_picture(path: Path) -> None:
@@ -122,7 +105,7 @@ def test_metrics_tell_all_of_the_run(synthetic_walk: Walk) -> None:
     assert metrics["dataset"] == "synthetic"
     assert set(metrics["options"]) == OPTIONS
     assert metrics["options"]["out_dir"] == str(synthetic_walk.folder.parent)
-    for package in ("torch", "torchvision", "numpy", "matplotlib"):
+    for package in ("torch", "numpy", "matplotlib"):
         assert metrics["versions"][package] == sys.modules[package].__version__
     assert metrics["versions"]["python"] == sys.version.split()[0]
     assert metrics["device"].split()[0] in ("cpu", "cuda", "mps")
@@ -472,6 +455,38 @@ def test_a_validation_loss_that_becomes_nan_is_never_saved(small_walk: SmallWalk
     # The second and last step of the epoch spoils the weights: no training batch is left to notice.
     line = small_walk.refuse("--model", "mlp", "--lr", 1e6, "--epochs", 1, "--batch-size", 90, code=1)
     assert re.search(r"(nan|inf).*epoch 1", line) and "validation" in line and "--lr" in line
+
+
+# Notebooks
+
+
+@pytest.mark.parametrize(
+    "ending", [KeyboardInterrupt(), ValueError("a mistake of the student"), InputError("--lr"), RunError("nan")]
+)
+def test_after_any_ending_the_same_interpreter_runs_again(
+    small_walk: SmallWalk, monkeypatch: pytest.MonkeyPatch, ending: BaseException
+) -> None:
+    def fail(*arguments: object) -> None:
+        raise ending
+
+    with monkeypatch.context() as patch, suppress(ValueError):
+        patch.setattr(main_module, "train_one_epoch", fail)
+        assert small_walk().code > 0
+    assert small_walk("--dry-run").code == 0
+
+
+def test_a_notebook_runs_it_again_and_again(tmp_path: Path) -> None:
+    pytest.importorskip("ipykernel")
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    run = f"%run {PROJECT / 'main.py'} --dataset synthetic --dry-run --out-dir {tmp_path}"
+    after = "import signal; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
+    cells = [f"{run} --epochs 0", run, run, after]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbclient.NotebookClient(notebook, timeout=MINUTE, allow_errors=True).execute()
+    printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
+    assert "--epochs" in printed[0] and "from 1 to" in printed[0]
+    assert all("test     accuracy" in text and "metrics.json" in text for text in printed[1:3])
+    assert printed[3] == "True\n"
 
 
 # The real images

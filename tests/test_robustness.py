@@ -16,12 +16,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SmallCifar10, file_md5
-from test_main import FILES, PROJECT, contents, read_json, visible_files
+from helpers import MINUTE, PROJECT, contents, end_of, read_json, visible_files
+from test_main import FILES
 
 import main
-from utils import data
+from utils import cifar10
+from utils.cifar10 import load_cifar10
 from utils.command_line import run_command
-from utils.data import ImageData, load_cifar10, load_dataset
+from utils.data import ImageData, load_dataset
 from utils.errors import InputError
 from utils.model import MLP
 from utils.synthetic import CLASS_NAMES, draw_images
@@ -244,29 +246,33 @@ LEAVING = {
     "an absolute link": [("link", LINK, "/")],
     "a hard link": [("cifar-10-batches-py/link", tarfile.LNKTYPE, "../../../target")],
     "a device": [("cifar-10-batches-py/device", tarfile.FIFOTYPE, "")],
+    "a link of a genuine name": [("cifar-10-batches-py/data_batch_1", LINK, "../../../target")],
+    "a hard link of a genuine name": [("cifar-10-batches-py/data_batch_1", tarfile.LNKTYPE, "../../../target")],
+    "a device of a genuine name": [("cifar-10-batches-py/test_batch", tarfile.FIFOTYPE, "")],
 }
 
 
 @pytest.mark.parametrize("members", LEAVING.values(), ids=LEAVING)
-def test_an_archive_that_leaves_the_folder_is_refused(
+def test_nothing_else_in_an_archive_is_unpacked(
     small_cifar10: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tuple[str, bytes, str]]
 ) -> None:
     data_dir = tmp_path / "a" / "b"
     put_in_archive(small_cifar10, data_dir, *members)
-    monkeypatch.setattr(data, "ARCHIVE_MD5", file_md5(data_dir / "cifar-10-python.tar.gz"))
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", file_md5(data_dir / "cifar-10-python.tar.gz"))
     (tmp_path / "target").write_text("precious")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match="cannot unpack"):
-        load_cifar10(data_dir)
-    assert contents(tmp_path) == before
-    assert os.listdir(data_dir) == ["cifar-10-python.tar.gz"]
+    load_cifar10(data_dir)
+    unpacked = {data_dir / "cifar-10-batches-py" / name for name in cifar10.FILE_MD5}
+    after = contents(tmp_path)
+    assert after.keys() - before.keys() == unpacked and before.items() <= after.items()
+    assert all(path.is_file() and not path.is_symlink() for path in unpacked)
 
 
 def test_an_absolute_path_in_an_archive_is_not_followed(
     small_cifar10: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put_in_archive(small_cifar10, tmp_path / "new", (str(tmp_path / "evil"), FILE, ""))
-    monkeypatch.setattr(data, "ARCHIVE_MD5", file_md5(tmp_path / "new" / "cifar-10-python.tar.gz"))
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", file_md5(tmp_path / "new" / "cifar-10-python.tar.gz"))
     load_cifar10(tmp_path / "new")
     assert not (tmp_path / "evil").exists()
 
@@ -301,11 +307,11 @@ def test_a_redirection_is_followed_and_one_that_leads_nowhere_given_up(
     redirecting_host: str, closed_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = (f"http://127.0.0.1:{closed_port}/", "http://[", "http://a..b/", "file:///etc/hostname", "/?/?")
-    monkeypatch.setattr(data, "MIRRORS", [f"{redirecting_host}/?{where}" for where in nowhere])
-    with pytest.raises(data.DownloadError) as caught:
+    monkeypatch.setattr(cifar10, "MIRRORS", [f"{redirecting_host}/?{where}" for where in nowhere])
+    with pytest.raises(cifar10.DownloadError) as caught:
         load_cifar10(tmp_path)
     assert str(caught.value).count("127.0.0.1") >= len(nowhere)
-    monkeypatch.setattr(data, "MIRRORS", [*data.MIRRORS, f"{redirecting_host}/?/good"])
+    monkeypatch.setattr(cifar10, "MIRRORS", [*cifar10.MIRRORS, f"{redirecting_host}/?/good"])
     assert len(load_cifar10(tmp_path).train_labels) == 200
 
 
@@ -378,10 +384,15 @@ def start(tmp_path: Path, *flags: str, **settings: object) -> subprocess.Popen:
 
 
 def test_the_walk_runs_where_almost_nothing_is_there(tmp_path: Path) -> None:
-    """No terminal, display, home or locale, one core, 20 columns, no asserts, and each warning of ours is an error."""
+    """No terminal, display, home or locale, one core, 20 columns, no asserts, and each warning of ours is an error.
+
+    A torchvision that does not fit torch, and a backend of matplotlib that is not installed.
+    """
     (tmp_path / "file").touch()
-    for name in ("current", "tmp"):
+    for name in ("current", "tmp", "broken"):
         (tmp_path / name).mkdir()
+    broken = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / "broken" / "torchvision.py").write_text(broken)
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path / "file" / "home"),  # cannot be made, not even by root
@@ -390,6 +401,8 @@ def test_the_walk_runs_where_almost_nothing_is_there(tmp_path: Path) -> None:
         "PYTHONIOENCODING": "ascii",  # a terminal that does not know the letters of the paths
         "COLUMNS": "20",
         "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(tmp_path / "broken"),
+        "MPLBACKEND": "module://no_such_package.backend",
     }
     modules = ["__main__", *(f"utils.{path.stem}" for path in (PROJECT / "utils").glob("*.py"))]
     run = start(
@@ -402,10 +415,26 @@ def test_the_walk_runs_where_almost_nothing_is_there(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         preexec_fn=lambda: os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}),
     )
-    _, err = run.communicate()
-    assert run.returncode == 0 and b"Traceback" not in err, err
+    code, _, err = end_of(run)
+    assert code == 0 and b"Traceback" not in err, err
     assert visible_files(tmp_path / "é" / "out" / "synthetic") == FILES
     assert os.listdir(tmp_path / "current") == []
+
+
+def close_all_streams() -> None:
+    for number in (0, 1, 2):
+        os.close(number)
+
+
+def test_without_standard_streams_a_run_is_silent(tmp_path: Path) -> None:
+    """No file may get the number of a closed stream, and in it what was meant for the terminal."""
+    run = start(tmp_path, preexec_fn=close_all_streams)
+    assert run.wait(MINUTE) == 0
+    folder = tmp_path / "out" / "synthetic"
+    assert visible_files(folder) == FILES
+    for name in ("last.pt", "best.pt"):
+        torch.load(folder / name, weights_only=True)
+    read_json(folder / "metrics.json")
 
 
 @pytest.mark.parametrize("reader", ["full disk", "closed pipe"])
@@ -415,7 +444,7 @@ def test_an_output_that_nobody_takes_ends_the_run_in_one_line(tmp_path: Path, re
     if run.stdout:
         run.stdout.close()
     err = run.stderr.read()
-    assert run.wait() == 1
+    assert run.wait(MINUTE) == 1
     assert err.startswith("error: ") and err.count("\n") == 1
 
 

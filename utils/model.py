@@ -132,7 +132,7 @@ def build_model(name: str, width: float, classes: int, training_images: torch.Te
         return MLP(scaled(MLP_HIDDEN, width), classes)
     model = ConvNet(scaled(CONVNET_FILTERS, width), classes, deep=width >= DEEP_WIDTH)
     set_whitening_from_training_patches(model.whitening, training_images)
-    return model.to(memory_format=torch.channels_last)
+    return model
 
 
 def scaled(sizes: tuple[int, ...], width: float) -> tuple[int, ...]:
@@ -146,7 +146,7 @@ def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) 
     The second half of the filters are the mirror images of the first half.
     """
     size = layer.kernel_size[0]
-    patches = images.unfold(2, size, 1).unfold(3, size, 1)  # (N, 3, 31, 31, 2, 2)
+    patches = images.cpu().unfold(2, size, 1).unfold(3, size, 1)  # (N, 3, 31, 31, 2, 2)
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (N * 961, 3, 2, 2)
     symmetric, antisymmetric = (patches + patches.flip(3)) / 2**0.5, (patches - patches.flip(3)) / 2**0.5
     # The mirror image of a sum of a symmetric and an antisymmetric filter is their difference.

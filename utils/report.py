@@ -10,11 +10,10 @@ from pathlib import Path
 import matplotlib
 import numpy
 import torch
-import torchvision
 from torch import nn
 
 from utils.data import ImageData, Loaders
-from utils.files import write_json
+from utils.files import warn_if_held, write_json
 from utils.training import Evaluation, Progress
 from utils.visualize import plot_confusion, plot_curves, plot_predictions
 
@@ -35,7 +34,7 @@ def describe_run(data: ImageData, loaders: Loaders, model: nn.Module, device: to
 
 def versions() -> dict[str, str]:
     """Return the versions of everything that has a say in the numbers."""
-    modules = (torch, torchvision, numpy, matplotlib)
+    modules = (torch, numpy, matplotlib)
     return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
 
 
@@ -90,7 +89,8 @@ def save_progress(folder: Path, run: dict, progress: Progress, seconds: float, t
         **(test or dict.fromkeys(("test_loss", "test_accuracy", "class_accuracy"))),
         "seconds": {"training": sum(row["seconds"] for row in progress.history), "total": seconds},
     }
-    write_json(folder / "metrics.json", metrics)
+    with warn_if_held(folder / "metrics.json"):
+        write_json(folder / "metrics.json", metrics)
     plot_curves(progress.history, progress.best_epoch, run["title"], folder / "curves.png")
 
 

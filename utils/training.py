@@ -37,33 +37,6 @@ CUT_SIZE = 8  # pixels on each side of it
 KNOWN = 0.5  # share of the images, those with the lowest losses, that may be skipped
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called "cpu", "cuda" or "mps", or the fastest one there is ("auto"). Raises InputError."""
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device in present if present[device])
-    if not present[name]:
-        raise InputError(f"--device: this machine has no {name}: use --device cpu or auto")
-    return torch.device(name)
-
-
-def choose_precision(name: str, device: torch.device) -> str:
-    """Return "float32" or "bfloat16"; "auto" takes bfloat16 only where the hardware computes in it.
-
-    A CPU without AVX512-BF16 or AMX would emulate it, 40 times slower (pytorch/pytorch#146508).
-    """
-    if name != "auto":
-        return name
-    if device.type == "cuda":
-        in_hardware = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        # Not public, but there since PyTorch 2.6; the public torch.cpu.get_capabilities came later.
-        in_hardware = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        in_hardware = False
-    return "bfloat16" if in_hardware else "float32"
-
-
 def seed_epoch(seed: int, epoch: int) -> None:
     """Seed all randomness of one epoch (order, augmentation), so that a resumed run needs no stored random state."""
     torch.manual_seed(seed * 100_003 + epoch)
@@ -187,11 +160,11 @@ def train_one_epoch(
     Raises RunError if the loss becomes NaN or infinite.
     """
     model.train()
-    losses, correct = [], 0
+    losses, correct = [], []  # kept on the device: a copy from it has to wait for all that it is computing
     batches = tqdm(loader, desc=title, leave=False, disable=None)
     for step, ((images, labels), learning_rate) in enumerate(zip(batches, learning_rates, strict=True), start=1):
         logits = compute_logits(model, images, precision)
-        losses.append(cross_entropy(logits.detach(), labels, reduction="none").cpu())
+        losses.append(cross_entropy(logits.detach(), labels, reduction="none"))
         check_loss(losses[-1].mean().item(), f"in {title}, step {step} of {len(loader)}")
         for group in optimizer.param_groups:
             group["lr"] = learning_rate
@@ -199,9 +172,9 @@ def train_one_epoch(
         cross_entropy(logits, labels, label_smoothing=label_smoothing).backward()
         with autocast(images, precision):  # for the matrix products of Muon
             optimizer.step()
-        correct += int((logits.argmax(dim=1) == labels).sum())
-    losses = torch.cat(losses)
-    return losses, correct / len(losses)
+        correct.append(logits.argmax(dim=1) == labels)
+    losses = torch.cat(losses).cpu()
+    return losses, torch.cat(correct).sum().item() / len(losses)
 
 
 def check_loss(loss: float, where: str) -> None:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-from utils.files import replace_when_complete
+from utils.files import replace_when_complete, warn_if_held
 
 # Colours that colour-blind readers can tell apart: Okabe and Ito, "Color Universal Design", 2008
 # (https://jfly.uni-koeln.de/color/).
@@ -84,7 +84,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG or SVG, by the suffix of `path`; the same figure gives the same bytes."""
     file_format = path.suffix.removeprefix(".")
     metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[file_format]
-    with replace_when_complete(path) as temporary:
+    with warn_if_held(path), replace_when_complete(path) as temporary:
         figure.savefig(temporary, format=file_format, metadata=metadata)
 
 
