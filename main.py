@@ -13,46 +13,36 @@ from pathlib import Path
 
 import torch
 
-from utils.command_line import OneLineParser, folder_path, number, plain_options, run_command, uninterrupted
-from utils.data import ImageData, load_dataset, make_loaders, normalize, serve_epoch, unnormalize
-from utils.device import DEVICES, TRIAL_IMAGES, choose_device, choose_precision, device_name, limit_threads, place
+from utils.checkpoint import Progress, load_results, resume_training, save_checkpoints
+from utils.command_line import OneLineParser, folder_path, number, run_command, uninterrupted
+from utils.data import ImageDataset, batches, load_dataset, split_dataset, training_batches
+from utils.device import DEVICES, device_name, place, set_up_device
 from utils.files import output_folder
-from utils.model import WHITENING_IMAGES, build_model
-from utils.report import (
-    describe_run,
-    describe_test,
-    print_epoch,
-    print_files,
-    print_header,
-    print_test,
-    save_progress,
-    save_test_figures,
-    show_figures,
-)
-from utils.training import (
-    Progress,
-    cut_size,
-    evaluate,
-    image_size,
-    images_to_train_on,
-    load_checkpoint,
-    make_optimizer,
-    one_cycle,
-    save_checkpoints,
-    seed_epoch,
-    train_one_epoch,
-)
+from utils.model import build_model
+from utils.optimizer import make_optimizer
+from utils.report import Run, describe_run, print_epoch, print_files, print_header, print_test, save_metrics
+from utils.schedule import Schedule
+from utils.training import Evaluation, evaluate, train_one_epoch
+from utils.visualize import plot_confusion, plot_curves, plot_mistakes, plot_predictions
 
 # The critical choices. Change them here, or for one run on the command line: python main.py --epochs 12 --lr 0.3
-# The architectures stand in utils/model.py.
+# The networks are in utils/model.py.
 RECIPES = {
     "convnet": {
-        "width": 1.0,  # multiplies the filters of each layer, and from 2 on adds layers: time grows with its square
-        "epochs": 6,  # passes over the training images, some of which later passes skip
-        "batch_size": 128,  # images per step: enough for a steady gradient, and fewer would use the CPU badly
-        "lr": 0.2,  # learning rate at its peak, of which filters take 0.15 (Muon, in utils/training.py)
-        "weight_decay": 5e-4,  # pulls the weights towards zero, against overfitting
-        "label_smoothing": 0.2,  # asks for 82 % certainty of the label, not 100 %, against overconfidence
+        "width": 1.0,  # factor on the number of filters
+        "epochs": 6,  # passes over the training images
+        "batch_size": 128,  # images per step: more give a steadier gradient, fewer give more steps
+        "lr": 0.2,  # learning rate at its peak
+        "weight_decay": 5e-4,  # pull of the weights towards zero, against overfitting
+        "label_smoothing": 0.2,  # share of the label spread over all classes, against overconfidence
+    },
+    "convnet-large": {
+        "width": 1.0,
+        "epochs": 16,
+        "batch_size": 128,
+        "lr": 0.2,
+        "weight_decay": 5e-4,
+        "label_smoothing": 0.2,
     },
     "mlp": {
         "width": 1.0,
@@ -64,105 +54,90 @@ RECIPES = {
     },
 }
 HERE = Path(__file__).resolve().parent
-# A checkpoint can be tested, or trained further, only by a run that has the same value of each of these options.
-TEST_OPTIONS = ("dataset", "model", "width")
-TRAINING_OPTIONS = (*TEST_OPTIONS, *RECIPES["convnet"], "seed", "dry_run")
+EXAMPLES = 1000  # training images that the network may look at before the first step
 
 
 def main(arguments: list[str]) -> None:
-    """Walk through the homework: options, data, model, training, test, figures."""
-    options = parse_options(arguments)
-    limit_threads()
-    data = load_dataset(options.dataset, options.data_dir)
-    options.dataset = data.name
-    folder = options.out_dir / data.name
-    with output_folder(folder):  # no second run may write there
-        run(options, arguments, data, folder)
-    if options.show:
-        show_figures(folder)
-
-
-def run(options: argparse.Namespace, arguments: list[str], data: ImageData, folder: Path) -> None:
+    """Do the homework: load the images, build a network, train it, test it, draw the figures."""
     started = time.perf_counter()
-
+    options = parse_options(arguments)
     # 1. Data
-    loaders = make_loaders(data, options.batch_size, options.batch_size if options.dry_run else None)
+    data = load_dataset(options.dataset, options.data_dir)
+    images = split_dataset(data, options.batch_size, one_batch=options.dry_run)
+    with output_folder(options.out_dir / ("dry-run" if options.dry_run else data.name)) as folder:
+        # 2. Model
+        examples, labels = next(iter(batches(images.training, EXAMPLES)))
+        torch.manual_seed(options.seed)
+        model = build_model(options.model, len(data.class_names), options.width, examples)
+        device, precision = set_up_device(options.device, options.precision, model, examples, labels)
+        model, images = place(model, device), images.to(device)
+        optimizer = make_optimizer(model, options.weight_decay)
+        schedule = Schedule.for_model(model, options.epochs, options.batch_size, options.lr, options.seed)
+        progress = Progress(settings_of(options, data.name), len(images.training), started)
+        if options.resume:
+            resume_training(folder / "last.pt", progress, model, optimizer)
+        elif options.test_only:
+            load_results(folder / "last.pt", progress, model)
+        epochs = [] if options.test_only else range(len(progress.history) + 1, options.epochs + 1)
+        run = describe_run(folder, data, images, model, device, precision)
+        print_header(run, progress, epochs)
 
-    # 2. Model
-    torch.manual_seed(options.seed)
-    examples, labels = loaders.training.dataset.images[:WHITENING_IMAGES], loaders.training.dataset.labels
-    examples = normalize(examples)
-    model = build_model(options.model, options.width, len(data.class_names), examples)
-    device = choose_device(options.device, model, examples[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
-    precision = choose_precision(options.precision, device)
-    model = place(model, device)
-    for loader in loaders:
-        loader.dataset.to(device)
-    optimizer = make_optimizer(model, options.weight_decay)
-    progress = Progress(plain_options(options), torch.full((len(loaders.training.dataset),), torch.inf))
-    progress = restore_progress(options, folder, progress, model, optimizer)
-    run = describe_run(data, loaders, model, device, precision)
-    print_header(run, arguments, folder)
+        # 3. Training
+        for epoch in epochs:
+            plan = schedule.plan(epoch, progress.image_losses)  # which images, how large, at which learning rates
+            losses = train_one_epoch(
+                model, training_batches(images.training, plan), optimizer, plan, options.label_smoothing, precision
+            )
+            training = evaluate(model, batches(images.training_sample), precision)
+            validation = evaluate(model, batches(images.validation), precision)
+            progress.add_epoch(plan, losses, training, validation, model)
+            with uninterrupted():  # the files of an epoch belong together
+                save_checkpoints(folder, progress, model, optimizer)
+                save_metrics(run, progress)
+                plot_curves(progress.history, progress.best_epoch, run.title, folder / "curves.png")
+            print_epoch(progress)
 
-    # 3. Training: an epoch shows every training image once, but may skip some of those already known
-    last_epoch = 0 if options.test_only else options.epochs
-    for epoch in range(len(progress.history) + 1, last_epoch + 1):
-        epoch_started = time.perf_counter()
-        seed_epoch(options.seed, epoch)
-        images = images_to_train_on(progress.image_losses, model.skipped_share, epoch, options.epochs)
-        size = image_size(model.image_sizes, epoch, options.epochs)
-        loader = serve_epoch(loaders.training, images, epoch, size, cut_size(epoch, options.epochs))
-        rates = one_cycle(options.lr, epoch, options.epochs, len(loader))
-        train_losses, train_accuracy = train_one_epoch(
-            model, loader, optimizer, rates, options.label_smoothing, precision, f"epoch {epoch}"
-        )
-        progress.image_losses[images] = train_losses
-        validation = evaluate(model, loaders.validation, precision, f"validation after epoch {epoch}")
-        scores = (train_losses.mean().item(), train_accuracy, validation.loss, validation.accuracy)
-        progress.add_epoch((epoch, max(rates), *scores, time.perf_counter() - epoch_started), model)
-        with uninterrupted():  # the checkpoints, numbers and curves of an epoch belong together
-            save_checkpoints(folder, progress, model, optimizer)
-            save_progress(folder, run, progress, time.perf_counter() - started)
-        print_epoch(progress)
+        # 4. Test: once, with the weights of the best epoch
+        model.load_state_dict(progress.best_weights)
+        test = evaluate(model, batches(images.test), precision)
+        print_test(run, test, progress.best_epoch)
 
-    # 4. Test: once, with the weights of the best epoch
-    model.load_state_dict(progress.best_weights)
-    test = evaluate(model, loaders.test, precision, "test")
-    result = describe_test(test, data.class_names)
-    print_test(result, len(test.labels), progress.best_epoch)
-
-    # 5. Figures
-    first_images, _ = next(iter(loaders.test))
-    save_test_figures(folder, run, unnormalize(first_images[:10]), test, data.class_names)
-    save_progress(folder, run, progress, time.perf_counter() - started, result)
-    print_files(folder)
+        # 5. Figures
+        draw_test_figures(run, images.test, test)
+        save_metrics(run, progress, test)
+        print_files(run, options.show)
 
 
-def restore_progress(
-    options: argparse.Namespace, folder: Path, new: Progress, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-) -> Progress:
-    """Return what an earlier run has done, if the options ask for it, with its weights in the model, or else `new`."""
-    if options.resume:
-        return load_checkpoint(folder / "last.pt", new, TRAINING_OPTIONS, model, optimizer)
-    if options.test_only:
-        return load_checkpoint(folder / "best.pt", new, TEST_OPTIONS, model)
-    return new
+def draw_test_figures(run: Run, images: ImageDataset, test: Evaluation) -> None:
+    """Draw ten predictions, the ten worst mistakes and the confusion matrix."""
+    title = f"{run.title}: {100 * test.accuracy:.1f} % of {len(test.labels):,} test images right"
+    answers = (images.images.cpu().numpy(), test.probabilities.numpy(), test.labels.numpy(), run.class_names)
+    plot_predictions(*answers, title, run.folder / "predictions.png")
+    plot_mistakes(*answers, title, run.folder / "mistakes.png")
+    plot_confusion(test.confusion_matrix.numpy(), run.class_names, title, run.folder / "confusion.png")
+
+
+def settings_of(options: argparse.Namespace, dataset: str) -> dict[str, str | float]:
+    """Return the options that decide the result, as they are saved, compared and printed."""
+    others = ("data_dir", "out_dir", "device", "precision", "resume", "test_only", "show")
+    return {name: value for name, value in vars(options).items() if name not in others} | {"dataset": dataset}
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
     """Read the command line; what it leaves open is in the recipe of the model."""
     parser = OneLineParser(__doc__.splitlines()[0])
+    recipe = parser.add_argument_group("recipe")
     add = parser.add_argument
     add("--dataset", choices=["auto", "cifar10", "synthetic"], default="auto", help="auto: drawn images if need be")
     add("--data-dir", type=folder_path, default=HERE / "data", help="where CIFAR-10 is, or will be downloaded to")
     add("--out-dir", type=folder_path, default=HERE / "outputs", help="for figures, metrics.json and checkpoints")
     add("--model", choices=list(RECIPES), default="convnet", help="the networks are in utils/model.py")
-    add_recipe_option(parser, "--width", number(float, 0.05, 8), "factor on the filters or hidden units")
-    add_recipe_option(parser, "--epochs", number(int, 1, 10_000), "passes over the training images")
-    add_recipe_option(parser, "--batch-size", number(int, 1, 50_000), "images per step")
-    add_recipe_option(parser, "--lr", number(float, 1e-9, 1e6), "learning rate at its peak")
-    add_recipe_option(parser, "--weight-decay", number(float, 0, 1), "pull of the weights towards zero")
-    add_recipe_option(parser, "--label-smoothing", number(float, 0, 0.99), "share of the label spread over all classes")
+    add_recipe_option(recipe, "--width", number(float, 0.05, 8), "factor on the filters or hidden units")
+    add_recipe_option(recipe, "--epochs", number(int, 1, 10_000), "passes over the training images")
+    add_recipe_option(recipe, "--batch-size", number(int, 1, 50_000), "images per step")
+    add_recipe_option(recipe, "--lr", number(float, 1e-9, 1e6), "learning rate at its peak")
+    add_recipe_option(recipe, "--weight-decay", number(float, 0, 1), "pull of the weights towards zero")
+    add_recipe_option(recipe, "--label-smoothing", number(float, 0, 0.99), "share of the label spread over all classes")
     add("--seed", type=number(int, 0, 2**32 - 1), default=0, help="of first weights, order and augmentation")
     add("--device", type=device_name, choices=["auto", *DEVICES], default="auto", help="auto: a GPU if there is one")
     add("--precision", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: the faster one here")
@@ -173,17 +148,17 @@ def parse_options(arguments: list[str]) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="one batch of each phase, to see that everything works")
     add("--show", action="store_true", help="open the figures at the end, where there is a display")
     given = parser.parse_args(arguments)
-    options = argparse.Namespace(**{**RECIPES[given.model], **vars(given)})
-    if options.dry_run:
-        options.epochs = 1
-    return options
+    one_epoch = {"epochs": 1} if given.dry_run else {}
+    return argparse.Namespace(**{**RECIPES[given.model], **vars(given), **one_epoch})
 
 
-def add_recipe_option(parser: OneLineParser, option: str, convert: Callable[[str], float], meaning: str) -> None:
+def add_recipe_option(
+    group: argparse._ArgumentGroup, option: str, convert: Callable[[str], float], meaning: str
+) -> None:
     """Add an option whose default depends on the model."""
     name = option.removeprefix("--").replace("-", "_")
     values = ", ".join(f"{recipe[name]} for {model}" for model, recipe in RECIPES.items())
-    parser.add_argument(option, type=convert, default=argparse.SUPPRESS, help=f"{meaning} (default: {values})")
+    group.add_argument(option, type=convert, default=argparse.SUPPRESS, help=f"{meaning} (default: {values})")
 
 
 if __name__ == "__main__":

@@ -2,21 +2,24 @@
 
 import math
 import os
+import pickle
 import shutil
 import ssl
 import sys
+import tarfile
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
+from io import BytesIO
 from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import certifi
 import pytest
 import torch
-from conftest import CLASS_NAMES, TRAIN_FILES, SmallCifar10
-from helpers import MINUTE, visible_files
+from conftest import CLASS_NAMES, TRAIN_FILES, SmallCifar10, file_md5
+from helpers import MINUTE, contents, visible_files
 
 from utils import cifar10, files
 from utils.cifar10 import DownloadError, load_cifar10
@@ -375,3 +378,112 @@ def test_synthetic_never_downloads(hosts: Hosts, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(cifar10, "MIRRORS", hosts.urls("/good"))
     assert load_dataset("synthetic", tmp_path / "new").name == "synthetic"
     assert hosts.requests == [] and not (tmp_path / "new").exists()
+
+
+# Hosts that redirect
+
+
+@pytest.fixture
+def redirecting_host(small_cifar10: SmallCifar10) -> Iterator[str]:
+    """A host that serves the archive at /good and redirects what else it is asked for: /?<where>."""
+    archive = small_cifar10.archive.read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path == "/good" else 302)
+            if self.path != "/good":
+                self.send_header("Location", self.path.removeprefix("/?"))
+            self.end_headers()
+            if self.path == "/good":
+                self.wfile.write(archive)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_redirection_is_followed_if_it_leads_somewhere(
+    redirecting_host: str, closed_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = (f"http://127.0.0.1:{closed_port}/", "http://[", "http://a..b/", "file:///etc/hostname", "/?/?")
+    monkeypatch.setattr(cifar10, "MIRRORS", [f"{redirecting_host}/?{where}" for where in nowhere])
+    with pytest.raises(cifar10.DownloadError) as caught:
+        load_cifar10(tmp_path)
+    assert str(caught.value).count("127.0.0.1") >= len(nowhere)
+    monkeypatch.setattr(cifar10, "MIRRORS", [*cifar10.MIRRORS, f"{redirecting_host}/?/good"])
+    assert len(load_cifar10(tmp_path).train_labels) == 200
+
+
+# Data from strangers
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["data_batch_1", "test_batch", "batches.meta"])
+def test_code_in_a_data_file_is_not_run(small_cifar10: SmallCifar10, tmp_path: Path, name: str) -> None:
+    (small_cifar10.folder / name).write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    with pytest.raises(InputError, match=name):
+        load_cifar10(small_cifar10.data_dir)
+    assert not (tmp_path / "sprung").exists()
+
+
+def put_in_archive(small_cifar10: SmallCifar10, data_dir: Path, *members: tuple[str, bytes, str]) -> None:
+    """Put an archive with some members (name, type, target of the link) after the genuine ones into `data_dir`."""
+    data_dir.mkdir(parents=True)
+    with tarfile.open(data_dir / "cifar-10-python.tar.gz", "w:gz") as archive:
+        archive.add(small_cifar10.folder, small_cifar10.folder.name)
+        for name, kind, target in members:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = kind, target, 4 if kind == tarfile.REGTYPE else 0
+            archive.addfile(member, BytesIO(b"evil"))
+
+
+LINK, FILE = tarfile.SYMTYPE, tarfile.REGTYPE
+LEAVING = {
+    "a path": [("../../evil", FILE, "")],
+    "a path through the folder": [("cifar-10-batches-py/../../../evil", FILE, "")],
+    "a link": [("cifar-10-batches-py/link", LINK, "../../../.."), ("cifar-10-batches-py/link/evil", FILE, "")],
+    "an absolute link": [("link", LINK, "/")],
+    "a hard link": [("cifar-10-batches-py/link", tarfile.LNKTYPE, "../../../target")],
+    "a device": [("cifar-10-batches-py/device", tarfile.FIFOTYPE, "")],
+    "a link of a genuine name": [("cifar-10-batches-py/data_batch_1", LINK, "../../../target")],
+    "a hard link of a genuine name": [("cifar-10-batches-py/data_batch_1", tarfile.LNKTYPE, "../../../target")],
+    "a device of a genuine name": [("cifar-10-batches-py/test_batch", tarfile.FIFOTYPE, "")],
+}
+
+
+@pytest.mark.parametrize("members", LEAVING.values(), ids=LEAVING)
+def test_nothing_else_in_an_archive_is_unpacked(
+    small_cifar10: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, members: list[tuple[str, bytes, str]]
+) -> None:
+    data_dir = tmp_path / "a" / "b"
+    put_in_archive(small_cifar10, data_dir, *members)
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", file_md5(data_dir / "cifar-10-python.tar.gz"))
+    (tmp_path / "target").write_text("precious")
+    before = contents(tmp_path)
+    load_cifar10(data_dir)
+    unpacked = {data_dir / "cifar-10-batches-py" / name for name in cifar10.FILE_MD5}
+    after = contents(tmp_path)
+    assert after.keys() - before.keys() == unpacked and before.items() <= after.items()
+    assert all(path.is_file() and not path.is_symlink() for path in unpacked)
+
+
+def test_an_absolute_path_in_an_archive_is_not_followed(
+    small_cifar10: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_in_archive(small_cifar10, tmp_path / "new", (str(tmp_path / "evil"), FILE, ""))
+    monkeypatch.setattr(cifar10, "ARCHIVE_MD5", file_md5(tmp_path / "new" / "cifar-10-python.tar.gz"))
+    load_cifar10(tmp_path / "new")
+    assert not (tmp_path / "evil").exists()

@@ -7,18 +7,29 @@ from torch.nn.functional import pad
 
 from utils import data
 from utils.data import (
-    ImageData,
     ImageDataset,
-    Loaders,
+    LabelledImages,
+    Splits,
+    batches,
     load_dataset,
-    make_loader,
-    make_loaders,
     normalize,
-    serve_epoch,
-    split_train_validation,
-    unnormalize,
+    one_in,
+    split_dataset,
+    training_batches,
 )
 from utils.errors import InputError
+from utils.schedule import EpochPlan
+
+
+def unnormalize(images: torch.Tensor) -> torch.Tensor:
+    """Undo `normalize`: (B, 3, H, W) float32 to pixels (B, H, W, 3) uint8."""
+    pixels = images.permute(0, 2, 3, 1) * (255 * data.STD) + 255 * data.MEAN
+    return pixels.round().clamp(0, 255).to(torch.uint8)
+
+
+def make_plan(indices: list[int], epoch: int = 1, crop_size: int = 32, cut_size: int = 0) -> EpochPlan:
+    return EpochPlan(epoch, torch.tensor(indices), crop_size, cut_size, max(1, len(indices)), [])
+
 
 # Splits
 
@@ -27,74 +38,93 @@ def image_set(images: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
 
 
-def assert_splits_are_disjoint_and_balanced(loaders: Loaders, count: int) -> None:
-    images = [image_set(loader.dataset.images) for loader in loaders]
-    assert not images[0] & images[1] and not images[0] & images[2] and not images[1] & images[2]
-    assert len(loaders.training.dataset) + len(loaders.validation.dataset) == count
-    assert len(loaders.validation.dataset) == count // 10
-    for loader in loaders:
-        per_class = loader.dataset.labels.bincount(minlength=10)
-        expected = len(loader.dataset) / 10
+def assert_splits_are_disjoint_and_balanced(splits: Splits, count: int) -> None:
+    training, sample, validation, test = (image_set(dataset.images) for dataset in splits)
+    assert not training & validation and not training & test and not validation & test
+    assert sample < training
+    assert len(splits.training) + len(splits.validation) == count
+    assert len(splits.validation) == len(splits.training_sample) == count // 10
+    for dataset in splits:
+        per_class = dataset.labels.bincount(minlength=10)
+        expected = len(dataset) / 10
         assert (per_class - expected).abs().max() <= 0.05 * expected
 
 
 def test_splits_are_disjoint_and_balanced(small_cifar10: SmallCifar10) -> None:
-    loaders = make_loaders(load_dataset("cifar10", small_cifar10.data_dir), 16)
-    assert_splits_are_disjoint_and_balanced(loaders, 200)
+    splits = split_dataset(load_dataset("cifar10", small_cifar10.data_dir), 16)
+    assert_splits_are_disjoint_and_balanced(splits, 200)
 
 
-def test_splits_of_the_real_images_are_disjoint_and_balanced(real_cifar10: ImageData) -> None:
-    loaders = make_loaders(real_cifar10, 256)
-    assert_splits_are_disjoint_and_balanced(loaders, 50_000)
-    assert len(loaders.test.dataset) == 10_000
+def test_splits_of_the_real_images(real_cifar10: LabelledImages) -> None:
+    splits = split_dataset(real_cifar10, 256)
+    assert_splits_are_disjoint_and_balanced(splits, 50_000)
+    assert len(splits.test) == 10_000
 
 
 def test_each_image_keeps_its_own_label(small_cifar10: SmallCifar10) -> None:
     read = load_dataset("cifar10", small_cifar10.data_dir)
     pairs = zip(read.train_images, read.train_labels, strict=True)
     label_of = {image.numpy().tobytes(): int(label) for image, label in pairs}
-    for loader in make_loaders(read, 16)[:2]:
-        for image, label in zip(loader.dataset.images, loader.dataset.labels, strict=True):
+    for dataset in split_dataset(read, 16)[:3]:
+        for image, label in zip(dataset.images, dataset.labels, strict=True):
             assert label_of[image.numpy().tobytes()] == label
 
 
-def test_every_run_validates_on_the_same_images_whatever_its_seed() -> None:
-    labels = torch.arange(500) % 10
-    torch.manual_seed(1)
-    one = split_train_validation(labels)
-    torch.manual_seed(2)
-    other = split_train_validation(labels)
-    assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+def test_every_run_validates_on_the_same_images() -> None:
+    labels, chosen = torch.arange(500) % 10, []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        chosen.append(one_in(10, labels))
+    assert torch.equal(*chosen) and chosen[0].sum() == 50
+
+
+def test_a_dry_run_gets_one_batch_of_each_split(small_cifar10: SmallCifar10) -> None:
+    splits = split_dataset(load_dataset("cifar10", small_cifar10.data_dir), 16, one_batch=True)
+    assert [len(dataset) for dataset in splits] == [16] * 4
+
+
+def test_a_batch_larger_than_the_training_set_is_refused(small_cifar10: SmallCifar10) -> None:
+    read = load_dataset("cifar10", small_cifar10.data_dir)
+    assert len(split_dataset(read, 180).training) == 180
+    with pytest.raises(InputError, match=r"--batch-size: 181 .* 180"):
+        split_dataset(read, 181)
+
+
+def test_drawn_images_only_replace_what_is_missing(small_cifar10: SmallCifar10) -> None:
+    assert load_dataset("auto", small_cifar10.data_dir).name == "cifar10"
+    assert load_dataset("synthetic", small_cifar10.data_dir).name == "synthetic"
 
 
 # Batches
 
 
-def test_an_epoch_shows_every_training_image_once_in_a_new_order(small_cifar10: SmallCifar10) -> None:
-    read = load_dataset("cifar10", small_cifar10.data_dir)
-    loader = make_loaders(read, 50).training
-    loader.dataset.labels = torch.arange(len(loader.dataset))  # tells which image is which
-    first, second = ([labels for _, labels in loader] for _ in range(2))
-    assert [len(labels) for labels in first] == [50, 50, 50, 30]
-    assert torch.cat(first).sort().values.tolist() == torch.cat(second).sort().values.tolist() == list(range(180))
-    assert torch.cat(first).tolist() != torch.cat(second).tolist() != list(range(180))
+def make_images(count: int) -> torch.Tensor:
+    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def test_validation_and_test_images_are_never_augmented(small_cifar10: SmallCifar10) -> None:
-    loaders = make_loaders(load_dataset("cifar10", small_cifar10.data_dir), 16)
-    for loader in (loaders.validation, loaders.test):
-        raw = loader.dataset.images
-        for _ in range(2):
-            served = torch.cat([images for images, _ in loader])
-            assert torch.equal(unnormalize(served), raw)
-            assert torch.equal(torch.cat([labels for _, labels in loader]), loader.dataset.labels)
+def test_batches_are_whole_images_in_their_order() -> None:
+    dataset = ImageDataset(make_images(50), torch.arange(50))
+    served = list(batches(dataset, 16))
+    assert [len(labels) for _, labels in served] == [16, 16, 16, 2]
+    assert torch.cat([labels for _, labels in served]).tolist() == list(range(50))
+    assert torch.equal(unnormalize(torch.cat([images for images, _ in served])), dataset.images)
 
 
-def test_training_images_are_augmented(small_cifar10: SmallCifar10) -> None:
-    loaders = make_loaders(load_dataset("cifar10", small_cifar10.data_dir), 16)
-    raw = image_set(loaders.training.dataset.images)
-    served = image_set(torch.cat([unnormalize(images) for images, _ in loaders.training]))
-    assert len(served - raw) > 0.9 * len(raw)  # 1 of 50 crops and flips leaves an image as it is
+def test_training_batches_are_in_the_order_of_the_plan() -> None:
+    dataset, order = ImageDataset(make_images(50), torch.arange(50)), torch.randperm(50)[:30]
+    plan = EpochPlan(1, order, 32, 0, 16, [])
+    served = list(training_batches(dataset, plan))
+    assert [len(labels) for _, labels in served] == [16, 14]
+    assert torch.equal(torch.cat([labels for _, labels in served]), order)
+
+
+def test_training_images_are_augmented_and_the_dataset_stays() -> None:
+    dataset = ImageDataset(make_images(100), torch.arange(100))
+    before = dataset.images.clone()
+    served, _ = next(iter(training_batches(dataset, make_plan(list(range(100))))))
+    raw = image_set(before)
+    assert len(image_set(unnormalize(served)) - raw) > 0.9 * len(raw)  # 1 of 50 crops and flips changes nothing
+    assert torch.equal(dataset.images, before) and dataset.plan is None
 
 
 def all_crops_and_flips(image: torch.Tensor) -> list[torch.Tensor]:
@@ -106,8 +136,8 @@ def all_crops_and_flips(image: torch.Tensor) -> list[torch.Tensor]:
 
 def served_in_epoch(epoch: int, images: torch.Tensor, indices: list[int], crop_size: int = 32) -> torch.Tensor:
     """Return pixels (len(indices), crop_size, crop_size, 3) of augmented images, as an epoch of training shows them."""
-    loader = make_loader(ImageDataset(images, torch.arange(len(images)), augment=True), len(indices))
-    batch, labels = next(iter(serve_epoch(loader, torch.tensor(indices), epoch, crop_size)))
+    dataset = ImageDataset(images, torch.arange(len(images)))
+    batch, labels = next(iter(training_batches(dataset, make_plan(indices, epoch, crop_size))))
     assert labels.tolist() == indices
     return unnormalize(batch)
 
@@ -125,7 +155,7 @@ def test_crop_and_flip_keep_the_pixels_they_should() -> None:
         assert all(max(map(of_epoch.count, of_epoch)) < 30 for of_epoch in numbers)  # of 10 that are expected
 
 
-def test_each_image_is_mirrored_in_every_other_epoch_and_half_of_them_in_the_first() -> None:
+def test_each_image_is_mirrored_in_every_other_epoch() -> None:
     symmetric_but_for_one_column = torch.zeros(400, 32, 32, 3, dtype=torch.uint8)
     symmetric_but_for_one_column[:, :, 8] = 255
     mirrored = []
@@ -142,7 +172,7 @@ def test_each_image_of_a_batch_is_cropped_on_its_own() -> None:
     assert len(image_set(served_in_epoch(1, image, [0] * 200))) > 20  # of 25 that there are
 
 
-def test_small_crops_stay_within_the_image_and_reach_all_of_it() -> None:
+def test_small_crops_reach_all_of_the_image_and_no_more() -> None:
     image = torch.arange(1024).view(1, 32, 32, 1).expand(1, 32, 32, 3) % 251  # tells where a pixel comes from
     windows = image[0].unfold(0, 26, 1).unfold(1, 26, 1).permute(0, 1, 3, 4, 2).reshape(49, 26, 26, 3)
     expected = image_set(torch.cat([windows, windows.flip(2)]).to(torch.uint8))
@@ -150,9 +180,9 @@ def test_small_crops_stay_within_the_image_and_reach_all_of_it() -> None:
     assert served[0] | served[1] == expected
 
 
-def test_one_square_is_cut_out_of_each_image_and_it_can_lie_anywhere() -> None:
-    white = ImageDataset(torch.full((500, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(500), augment=True)
-    epoch = serve_epoch(make_loader(white, 500), torch.arange(500), 1, 26, cut_size=8)
+def test_one_square_is_cut_out_anywhere_in_each_image() -> None:
+    white = ImageDataset(torch.full((500, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(500))
+    epoch = training_batches(white, make_plan(list(range(500)), crop_size=26, cut_size=8))
     cut = (next(iter(epoch))[0] == 0).all(dim=1)  # (500, 26, 26): the mean colour is 0, and white is not
     heights, widths = cut.any(dim=2).sum(dim=1), cut.any(dim=1).sum(dim=1)
     assert torch.equal(cut.sum(dim=(1, 2)), heights * widths)  # a rectangle, and nothing else
@@ -160,38 +190,17 @@ def test_one_square_is_cut_out_of_each_image_and_it_can_lie_anywhere() -> None:
     assert cut.any(dim=0).all()
 
 
-def test_an_epoch_leaves_the_loader_it_comes_from_as_it_was() -> None:
-    images = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
-    loader = make_loader(ImageDataset(images, torch.arange(4), augment=True), 4)
-    serve_epoch(loader, torch.arange(2), 2, 26, 8)
-    served = next(iter(loader))[0]
-    assert len(loader.dataset) == 4 and served.shape == (4, 3, 32, 32) and (served != 0).all()
-
-
 def test_a_single_image_can_be_looked_at() -> None:
     images = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    image, label = ImageDataset(images, torch.arange(5), augment=False)[3]
+    image, label = ImageDataset(images, torch.arange(5))[3]
     assert label == 3
     assert torch.equal(unnormalize(image[None])[0], images[3])
-
-
-def test_a_dry_run_gets_one_batch_of_each_split(small_cifar10: SmallCifar10) -> None:
-    loaders = make_loaders(load_dataset("cifar10", small_cifar10.data_dir), 16, images_per_split=16)
-    assert [len(loader) for loader in loaders] == [1, 1, 1]
-    assert len(loaders.training.dataset) == 16
-
-
-def test_a_batch_larger_than_the_training_set_is_refused(small_cifar10: SmallCifar10) -> None:
-    read = load_dataset("cifar10", small_cifar10.data_dir)
-    assert len(make_loaders(read, 180).training) == 1
-    with pytest.raises(InputError, match=r"--batch-size: 181 .* 180"):
-        make_loaders(read, 181)
 
 
 # Normalization
 
 
-def test_normalization_uses_the_constants_of_the_training_images() -> None:
+def test_normalization_uses_the_constants_of_cifar10() -> None:
     pixels = torch.tensor([0, 100, 255], dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 32, 32, 3)
     normalized = normalize(pixels)
     assert normalized.shape == (3, 3, 32, 32) and normalized.dtype == torch.float32
@@ -200,19 +209,13 @@ def test_normalization_uses_the_constants_of_the_training_images() -> None:
         torch.testing.assert_close(normalized[:, channel], expected.view(3, 1, 1).expand(3, 32, 32))
 
 
-def test_unnormalizing_gives_back_every_pixel_value() -> None:
-    pixels = torch.arange(256 * 12).view(1, 32, 32, 3).remainder(256).to(torch.uint8)
-    pixels = torch.cat([pixels, pixels.flip(1), pixels.roll(1, 3)])
-    assert torch.equal(unnormalize(normalize(pixels)), pixels)
-
-
-def test_normalizing_leaves_the_pixels_it_was_given_alone() -> None:
+def test_normalizing_leaves_its_input_alone() -> None:
     pixels = torch.full((2, 32, 32, 3), 77, dtype=torch.uint8)
     normalize(pixels)
     assert (pixels == 77).all()
 
 
-def test_the_constants_are_those_of_the_real_training_images(real_cifar10: ImageData) -> None:
+def test_the_constants_are_those_of_the_real_images(real_cifar10: LabelledImages) -> None:
     channels = real_cifar10.train_images.view(-1, 3).T
     counts = torch.stack([channel.bincount(minlength=256) for channel in channels])
     share = counts.double() / counts.sum(dim=1, keepdim=True)  # (3, 256)

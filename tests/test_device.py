@@ -11,7 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import cross_entropy
 
 from utils import data, device
-from utils.data import ImageDataset, make_loader
+from utils.checkpoint import Progress, resume_training, save_checkpoints
+from utils.data import ImageDataset, batches, training_batches
 from utils.device import (
     choose_device,
     choose_precision,
@@ -25,35 +26,32 @@ from utils.device import (
 )
 from utils.errors import InputError
 from utils.model import build_model
+from utils.optimizer import make_optimizer
+from utils.schedule import EpochPlan, Schedule
 from utils.synthetic import draw_images
-from utils.training import (
-    Progress,
-    evaluate,
-    load_checkpoint,
-    make_optimizer,
-    save_checkpoints,
-    seed_epoch,
-    train_one_epoch,
-)
+from utils.training import evaluate, train_one_epoch
 
 CPU = torch.device("cpu")
 CUDA = torch.device("cuda")
 ACCELERATORS = [name for name in present_devices() if name != "cpu"]
 
 
-def make_dataset(count: int = 64) -> ImageDataset:
-    return ImageDataset(*map(torch.from_numpy, draw_images(count, seed=0)), augment=True)
+PLAN = EpochPlan(epoch=1, indices=torch.arange(64), crop_size=26, cut_size=8, batch_size=32, learning_rates=[0.1, 0.1])
+
+
+def make_dataset(plan: EpochPlan | None = None) -> ImageDataset:
+    return ImageDataset(*map(torch.from_numpy, draw_images(64, seed=0)), plan)
 
 
 def make_model(name: str = "convnet") -> nn.Module:
     torch.manual_seed(0)
-    images, _ = ImageDataset(*map(torch.from_numpy, draw_images(64, seed=0)), augment=False).__getitems__(range(64))
-    return build_model(name, 0.2, 10, images)
+    images, _ = ImageDataset(*map(torch.from_numpy, draw_images(64, seed=0))).__getitems__(range(64))
+    return build_model(name, 10, 0.2, images)
 
 
 @pytest.fixture
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    return ImageDataset(*map(torch.from_numpy, draw_images(32, seed=0)), augment=False).__getitems__(range(32))
+    return ImageDataset(*map(torch.from_numpy, draw_images(32, seed=0))).__getitems__(range(32))
 
 
 # Which device
@@ -162,7 +160,7 @@ def test_trying_a_device_changes_no_weights(batch: tuple) -> None:
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_a_card_of_which_pytorch_only_says_that_it_is_there(
+def test_a_card_that_is_there_by_name_only(
     monkeypatch: pytest.MonkeyPatch, batch: tuple, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nothing but the answer to is_available is replaced: what fails is the real PyTorch on a machine without MPS."""
@@ -220,8 +218,7 @@ def test_every_layer_gets_the_layout_of_the_device(
     for module in model.modules():
         if not list(module.children()):
             module.register_forward_pre_hook(look)
-    dataset = make_dataset()
-    dataset.cut_size = 8
+    dataset = make_dataset(PLAN)
     images, labels = dataset.__getitems__(range(32))
     assert images.is_contiguous(memory_format=layout)
     cross_entropy(model(images), labels).backward()
@@ -239,10 +236,10 @@ def test_mps_gets_contiguous_tensors_and_the_others_channels_last() -> None:
 
 def test_no_tensor_is_left_on_another_device() -> None:
     """Without a GPU, PyTorch can pretend: tensors without content, on a device that is not there."""
-    dataset, model = make_dataset(), make_model()
+    dataset, model = make_dataset(PLAN), make_model()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        dataset.images, dataset.labels = (torch.empty_like(t, device=CUDA) for t in (dataset.images, dataset.labels))
-        dataset.cut_size = 8
+        images, labels = (torch.empty_like(tensor, device=CUDA) for tensor in (dataset.images, dataset.labels))
+        dataset = ImageDataset(images, labels, PLAN)
         model = model.to_empty(device=CUDA)
         images, labels = dataset.__getitems__(range(32))
         logits = model(images)
@@ -257,22 +254,20 @@ def test_no_tensor_is_left_on_another_device() -> None:
 @pytest.mark.parametrize("name", ACCELERATORS or [pytest.param("none", marks=pytest.mark.skip("no accelerator"))])
 def test_an_accelerator_trains_tests_and_resumes(name: str, tmp_path: Path) -> None:
     """On each accelerator of this machine, against the CPU."""
-    accuracies = {}
+    losses = {}
     for where in (CPU, torch.device(name)):
-        dataset, model = make_dataset(), place(make_model(), where)
-        dataset.to(where)
+        dataset, model, progress = make_dataset().to(where), place(make_model(), where), Progress({}, 64, 0.0)
         optimizer = make_optimizer(model, 5e-4)
-        seed_epoch(0, 1)
-        losses, _ = train_one_epoch(model, make_loader(dataset, 32), optimizer, [0.1, 0.1])
-        evaluation = evaluate(model, make_loader(dataset, 32))
-        progress = Progress({}, losses)
-        progress.add_epoch((1, 0.1, 1.0, 0.5, evaluation.loss, evaluation.accuracy, 1.0), model)
+        plan = Schedule.for_model(model, 1, 32, 0.1, 0).plan(1, progress.image_losses)
+        trained = train_one_epoch(model, training_batches(dataset, plan), optimizer, plan)
+        evaluation = evaluate(model, batches(dataset))
+        progress.add_epoch(plan, trained, evaluation, evaluation, model)
         save_checkpoints(tmp_path, progress, model, optimizer)
         again = place(make_model(), where)
-        load_checkpoint(tmp_path / "last.pt", Progress({}, losses), (), again, make_optimizer(again, 5e-4))
-        accuracies[where.type] = (losses.mean().item(), evaluate(again, make_loader(dataset, 32)).loss)
-        assert accuracies[where.type][1] == pytest.approx(evaluation.loss, rel=1e-4)
-    assert accuracies["cpu"] == pytest.approx(accuracies[name], rel=0.05)
+        resume_training(tmp_path / "last.pt", Progress({}, 64, 0.0), again, make_optimizer(again, 5e-4))
+        assert evaluate(again, batches(dataset)).loss == pytest.approx(evaluation.loss, rel=1e-4)
+        losses[where.type] = (trained.mean().item(), evaluation.loss)
+    assert losses["cpu"] == pytest.approx(losses[name], rel=0.05)
 
 
 # Threads

@@ -1,14 +1,15 @@
 """utils/report.py: what a run tells of itself, also where there is nothing to tell."""
 
-import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import read_json
 
-from utils.report import describe_test, print_test, save_progress, show_figures
-from utils.training import Evaluation, Progress
+from utils.checkpoint import Progress
+from utils.report import Run, class_accuracies, print_header, print_test, save_metrics, show_figures
+from utils.training import Evaluation
 
 NAMES = ("cat", "dog", "ship")
 
@@ -16,37 +17,55 @@ NAMES = ("cat", "dog", "ship")
 @pytest.fixture
 def evaluation() -> Evaluation:
     """Two cats, one taken for a dog, and two ships, both recognized; no dog."""
-    logits = torch.eye(3)[[0, 1, 2, 2]] * 5
-    return Evaluation(0.75, 0.75, logits, torch.tensor([0, 0, 2, 2]))
+    return Evaluation(torch.eye(3)[[0, 1, 2, 2]] * 5, torch.tensor([0, 0, 2, 2]))
 
 
-def test_accuracy_per_class_is_the_share_of_the_images_of_that_class(evaluation: Evaluation) -> None:
-    result = describe_test(evaluation, NAMES)
-    assert result["class_accuracy"] == {"cat": 0.5, "dog": None, "ship": 1.0}
-    assert (result["test_loss"], result["test_accuracy"]) == (0.75, 0.75)
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    facts = {"parameters": 1000, "images": {"training": 20, "training_sample": 2}, "device": "cpu", "threads": 2}
+    return Run(tmp_path, "Synthetic images", NAMES, facts | {"precision": "float32"})
 
 
-def test_a_class_without_images_is_printed_as_such(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
-    print_test(describe_test(evaluation, NAMES), 4, best_epoch=3)
+@pytest.fixture
+def progress() -> Progress:
+    numbers = {"train_loss": 2.0, "train_accuracy": 0.2, "validation_loss": 1.9, "validation_accuracy": 0.3}
+    progress = Progress({"model": "mlp", "lr": 0.1, "dry_run": False}, 3, started=0.0)
+    progress.history = [{"epoch": 1, "learning_rate": 0.1, **numbers, "seconds": 4.0}]
+    progress.best_epoch = 1
+    return progress
+
+
+def test_accuracy_per_class_is_the_share_of_its_images(evaluation: Evaluation) -> None:
+    assert class_accuracies(evaluation, NAMES) == {"cat": 0.5, "dog": None, "ship": 1.0}
+
+
+def test_a_class_without_images_is_printed_as_such(
+    run: Run, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_test(run, evaluation, best_epoch=3)
     lines = capsys.readouterr().out.strip().splitlines()
     assert "75.00%" in lines[0] and "epoch 3" in lines[0] and "4 images" in lines[0]
     assert [line.split() for line in lines[1:]] == [["cat", "50.00%"], ["dog", "no", "images"], ["ship", "100.00%"]]
 
 
-def test_before_the_test_pass_its_numbers_are_null(tmp_path: Path, evaluation: Evaluation) -> None:
-    numbers = {"train_loss": 2.0, "train_accuracy": 0.2, "validation_loss": 1.9, "validation_accuracy": 0.3}
-    history = [{"epoch": 1, "learning_rate": 0.1, **numbers, "seconds": 4.0}]
-    progress = Progress({"lr": 0.1}, torch.zeros(3), history, best_epoch=1)
-    run = {"dataset": "synthetic", "title": "Synthetic images"}
-
-    save_progress(tmp_path, run, progress, 5.0)
-    metrics = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress, evaluation: Evaluation) -> None:
+    save_metrics(run, progress)
+    metrics = read_json(run.folder / "metrics.json")
     assert metrics["test_loss"] is metrics["test_accuracy"] is metrics["class_accuracy"] is None
-    assert metrics["history"] == history and metrics["seconds"] == {"training": 4.0, "total": 5.0}
-    assert (tmp_path / "curves.png").stat().st_size > 0
+    assert metrics["history"] == progress.history and metrics["settings"] == progress.settings
+    assert metrics["seconds"]["training"] == 4.0 < metrics["seconds"]["total"]
+    save_metrics(run, progress, evaluation)
+    assert read_json(run.folder / "metrics.json")["test_accuracy"] == 0.75
 
-    save_progress(tmp_path, run, progress, 6.0, describe_test(evaluation, NAMES))
-    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["test_accuracy"] == 0.75
+
+@pytest.mark.parametrize("epochs", [range(1, 3), []])
+def test_the_header_has_a_table_head_only_before_a_table(
+    run: Run, progress: Progress, capsys: pytest.CaptureFixture[str], epochs: range | list
+) -> None:
+    print_header(run, progress, epochs)
+    printed = capsys.readouterr().out
+    assert "20 training, 2 training sample" in printed and "model mlp, lr 0.1\n" in printed and "2 threads" in printed
+    assert ("validation loss" in printed) == bool(epochs)
 
 
 def test_show_without_a_display_says_so_and_goes_on(

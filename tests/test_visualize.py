@@ -123,11 +123,11 @@ def test_curves_show_every_epoch_the_accuracy_in_percent(tmp_path: Path) -> None
 
 
 def test_accuracy_over_time_adds_up_the_seconds_and_draws_seeds_alike(tmp_path: Path) -> None:
-    def run(width: float, accuracies: list[float]) -> dict:
+    def run(model: str, accuracies: list[float]) -> dict:
         history = [{"seconds": 20.0, "validation_accuracy": accuracy} for accuracy in accuracies]
-        return {"options": {"width": width, "epochs": 3}, "precision": "float32", "history": history}
+        return {"settings": {"model": model, "epochs": 3}, "precision": "float32", "history": history}
 
-    runs = [run(1.0, [0.5, 0.6, 0.7]), run(1.0, [0.4, 0.6, 0.8]), run(2.0, [0.6, 0.7, 0.9])]
+    runs = [run("convnet", [0.5, 0.6, 0.7]), run("convnet", [0.4, 0.6, 0.8]), run("mlp", [0.6, 0.7, 0.9])]
     figure = visualize.plot_accuracy_over_time(runs, tmp_path / "time.png")
     one, other_seed, wide = figure.axes[0].get_lines()
     assert list(one.get_xdata()) == [20, 40, 60]
@@ -135,7 +135,7 @@ def test_accuracy_over_time_adds_up_the_seconds_and_draws_seeds_alike(tmp_path: 
     assert one.get_color() == other_seed.get_color() != wide.get_color()
     assert one.get_linestyle() == other_seed.get_linestyle() != wide.get_linestyle()
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert labels == ["--width 1 --epochs 3, float32", "--width 2 --epochs 3, float32"]
+    assert labels == ["convnet, 3 epochs, float32", "mlp, 3 epochs, float32"]
     assert (tmp_path / "time.png").stat().st_size > 0
 
 
@@ -208,6 +208,32 @@ def test_fewer_than_ten_images_leave_cells_empty(tmp_path: Path) -> None:
     )
     assert [len(axes.images) for axes in figure.axes] == [1] * 3 + [0] * 7
     assert [axes.axison for axes in figure.axes] == [True] * 3 + [False] * 7
+
+
+def test_mistakes_are_the_most_confident_wrong_ones_first(tmp_path: Path) -> None:
+    labels = np.arange(40) % 10
+    images, probabilities = make_predictions([(label + 1) % 10 for label in labels], 0.5)
+    for number, confidence in ((7, 0.9), (31, 0.95), (3, 0.8)):
+        probabilities[number] = (1 - confidence) / 9
+        probabilities[number, (labels[number] + 1) % 10] = confidence
+    probabilities[20] = np.eye(10)[labels[20]]  # right, and surer than all
+    figure = visualize.plot_mistakes(images, probabilities, labels, CLASSES, "CIFAR-10", tmp_path / "mistakes.png")
+    shown = [axes.images[0].get_array() for axes in figure.axes]
+    assert len(shown) == 10
+    assert all(np.array_equal(image, images[number]) for image, number in zip(shown, (31, 7, 3), strict=False))
+    assert all(axes.get_xlabel().startswith("✗") for axes in figure.axes)
+    assert figure.axes[0].get_title() == "Predicted: dog\nActual: cat".replace("dog", CLASSES[2]).replace(
+        "cat", CLASSES[1]
+    )
+
+
+@pytest.mark.parametrize("mistakes", [0, 3])
+def test_fewer_than_ten_mistakes_are_all_there_are(tmp_path: Path, mistakes: int) -> None:
+    images, probabilities = make_predictions([1] * 12, 0.5)
+    labels = np.where(np.arange(12) < mistakes, 2, 1)
+    figure = visualize.plot_mistakes(images, probabilities, labels, CLASSES, "CIFAR-10", tmp_path / "mistakes.png")
+    assert sum(len(axes.images) for axes in figure.axes) == mistakes
+    assert any("No mistake among 12 images" in text.get_text() for text in texts(figure)) == (mistakes == 0)
 
 
 # ---- confusion matrix

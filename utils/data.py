@@ -1,8 +1,9 @@
 """The data set: load, split, augment and serve it in batches."""
 
 import sys
-from copy import copy
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,24 +14,25 @@ from utils import synthetic
 from utils.cifar10 import SIZE, DownloadError, load_cifar10
 from utils.device import memory_format
 from utils.errors import InputError
+from utils.schedule import EpochPlan
 
 # Mean and standard deviation of each channel (red, green, blue) over the 50,000 training images, for pixels in 0..1.
 MEAN = torch.tensor([0.4914, 0.4822, 0.4465])
 STD = torch.tensor([0.2470, 0.2435, 0.2616])
 
 CROP_PADDING = 2  # pixels by which a random crop may be off the centre
-SPLIT_SEED = 20241  # of its own, so that every run of every --seed validates on the same images
-MIRROR_SEED = 20242  # so is this: which images are mirrored first is the same in each epoch, and after --resume
+SPLIT_SEED = 20241  # of its own: every run validates on the same images, whatever its --seed
+MIRROR_SEED = 20242  # of its own: the images that are mirrored first are the same in each epoch, and after --resume
 SYNTHETIC_SEED = 10
 EVALUATION_BATCH = 250  # images at a time; with 500, feature maps outgrow what malloc keeps, and it is slower
 
 
 @dataclass(frozen=True)
-class ImageData:
-    """A data set: images (N, 32, 32, 3) uint8 and labels (N,) int64. Those for training include validation."""
+class LabelledImages:
+    """A data set as it is loaded: images (N, 32, 32, 3) uint8 and labels (N,) int64; "train" includes validation."""
 
     name: str  # of the output folder
-    title: str  # of the figures
+    title: str  # in the figures
     class_names: tuple[str, ...]
     train_images: torch.Tensor
     train_labels: torch.Tensor
@@ -38,7 +40,7 @@ class ImageData:
     test_labels: torch.Tensor
 
 
-def load_dataset(choice: str, data_dir: Path) -> ImageData:
+def load_dataset(choice: str, data_dir: Path) -> LabelledImages:
     """Load CIFAR-10 ("cifar10"), drawn images ("synthetic"), or the latter only where the former is missing ("auto").
 
     Raises InputError for damaged files, DownloadError where CIFAR-10 is missing and no host delivers it.
@@ -46,7 +48,7 @@ def load_dataset(choice: str, data_dir: Path) -> ImageData:
     if choice == "synthetic":
         return load_synthetic()
     try:
-        return ImageData("cifar10", "CIFAR-10", *load_cifar10(data_dir))
+        return LabelledImages("cifar10", "CIFAR-10", *load_cifar10(data_dir))
     except OSError as error:
         raise InputError(f"--data-dir: cannot read {data_dir} ({error.strerror})") from None
     except DownloadError as error:
@@ -56,31 +58,14 @@ def load_dataset(choice: str, data_dir: Path) -> ImageData:
         return load_synthetic()
 
 
-def load_synthetic() -> ImageData:
+def load_synthetic() -> LabelledImages:
     """Draw 2,000 images for training and validation, and 1,000 for test."""
-    train_images, train_labels = map(torch.from_numpy, synthetic.draw_images(2000, SYNTHETIC_SEED))
-    test_images, test_labels = map(torch.from_numpy, synthetic.draw_images(1000, SYNTHETIC_SEED + 1))
-    return ImageData(
-        "synthetic",
-        "Synthetic images (not CIFAR-10)",
-        synthetic.CLASS_NAMES,
-        train_images,
-        train_labels,
-        test_images,
-        test_labels,
-    )
+    train = map(torch.from_numpy, synthetic.draw_images(2000, SYNTHETIC_SEED))
+    test = map(torch.from_numpy, synthetic.draw_images(1000, SYNTHETIC_SEED + 1))
+    return LabelledImages("synthetic", "Synthetic images (not CIFAR-10)", synthetic.CLASS_NAMES, *train, *test)
 
 
-def split_train_validation(labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the indices for training and for validation: a tenth of each class, always the same, is for validation."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
-    for_validation = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique():
-        of_this_class = order[labels[order] == label]
-        for_validation[of_this_class[: len(of_this_class) // 10]] = True
-    return (~for_validation).nonzero().flatten(), for_validation.nonzero().flatten()
-
-
+@dataclass(frozen=True, eq=False)
 class ImageDataset(Dataset):
     """Images in one uint8 tensor, of which a whole batch is gathered, cropped, flipped and normalized at once.
 
@@ -88,17 +73,12 @@ class ImageDataset(Dataset):
     a batch, not once an image; no worker processes are needed.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, augment: bool) -> None:
-        self.images = images  # (N, 32, 32, 3) uint8
-        self.labels = labels
-        self.augment = augment
-        self.epoch = 1
-        self.crop_size = SIZE  # pixels on each side of an augmented image
-        self.cut_size = 0  # pixels on each side of the square that is cut out of it
-        self.mirrored_first = torch.rand(len(labels), generator=torch.Generator().manual_seed(MIRROR_SEED)) < 0.5
+    images: torch.Tensor  # (N, 32, 32, 3) uint8
+    labels: torch.Tensor  # (N,) int64
+    plan: EpochPlan | None = None  # of the epoch that trains on them; without one, the images stay as they are
 
-    def to(self, device: torch.device) -> None:
-        self.images, self.labels = self.images.to(device), self.labels.to(device)
+    def to(self, device: torch.device) -> "ImageDataset":
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,13 +90,13 @@ class ImageDataset(Dataset):
     def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return normalized images (B, 3, size, size) float32 in the memory layout of the device, and labels (B,)."""
         chosen = torch.tensor(indices)
-        rows, columns = self.augmented_coordinates(chosen) if self.augment else centred_coordinates(len(chosen))
+        rows, columns = self.augmented_coordinates(chosen) if self.plan else centred_coordinates(len(chosen))
         positions = (chosen[:, None, None] * SIZE + rows[:, :, None]) * SIZE + columns[:, None, :]  # (B, size, size)
         device = self.images.device
         pixels = self.images.view(-1, 3).index_select(0, positions.flatten().to(device))  # (B * size * size, 3)
         images = normalize(pixels.view(*positions.shape, 3)).contiguous(memory_format=memory_format(device))
-        if self.augment and self.cut_size:
-            squares = random_squares(len(chosen), self.crop_size, self.cut_size)
+        if self.plan and self.plan.cut_size:
+            squares = random_squares(len(chosen), self.plan.crop_size, self.plan.cut_size)
             images.masked_fill_(squares[:, None].to(device), 0)  # the mean colour
         return images, self.labels[chosen.to(device)]
 
@@ -126,9 +106,14 @@ class ImageDataset(Dataset):
         An image is mirrored in every other epoch: at random, half of the images would look the same as in the epoch
         before (Jordan 2024, arXiv:2404.00498).
         """
-        rows, columns = (random_crop(len(chosen), self.crop_size) for _ in range(2))
-        mirrored = self.mirrored_first[chosen] ^ (self.epoch % 2 == 0)
+        rows, columns = (random_crop(len(chosen), self.plan.crop_size) for _ in range(2))
+        mirrored = self.mirrored_first[chosen] ^ (self.plan.epoch % 2 == 0)
         return rows, torch.where(mirrored[:, None], columns.flip(1), columns)
+
+    @cached_property
+    def mirrored_first(self) -> torch.Tensor:
+        """Return a mask (N,) of the images that are mirrored in odd epochs."""
+        return torch.rand(len(self), generator=torch.Generator().manual_seed(MIRROR_SEED)) < 0.5
 
 
 def centred_coordinates(count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,7 +129,10 @@ def random_crop(count: int, size: int) -> torch.Tensor:
 
 
 def random_squares(count: int, size: int, side: int) -> torch.Tensor:
-    """Return masks (count, size, size), each of a square whose centre is anywhere: at an edge, a part lies outside."""
+    """Return masks (count, size, size), each of a square whose centre is anywhere: at an edge, a part lies outside.
+
+    Cutout keeps a network from learning its images by heart (DeVries and Taylor 2017, arXiv:1708.04552).
+    """
     starts = torch.randint(size, (2, count, 1)) - side // 2
     offsets = torch.arange(size) - starts
     rows, columns = (offsets >= 0) & (offsets < side)  # (count, size) each
@@ -165,52 +153,58 @@ def normalize(images: torch.Tensor) -> torch.Tensor:
     return rows.view(images.shape).permute(0, 3, 1, 2)  # the strides of channels_last
 
 
-def unnormalize(images: torch.Tensor) -> torch.Tensor:
-    """Undo `normalize`: (B, 3, H, W) float32 to pixels (B, H, W, 3) uint8."""
-    pixels = images.permute(0, 2, 3, 1).cpu() * (255 * STD) + 255 * MEAN
-    return pixels.round().clamp(0, 255).to(torch.uint8)
+class Splits(NamedTuple):
+    training: ImageDataset
+    training_sample: ImageDataset  # as many training images as there are for validation, to measure them alike
+    validation: ImageDataset
+    test: ImageDataset
+
+    def to(self, device: torch.device) -> "Splits":
+        return Splits(*(dataset.to(device) for dataset in self))
 
 
-class Loaders(NamedTuple):
-    training: DataLoader
-    validation: DataLoader
-    test: DataLoader
+def split_dataset(data: LabelledImages, batch_size: int, one_batch: bool = False) -> Splits:
+    """Split the training images: always the same tenth of each class is for validation.
 
-
-def make_loaders(data: ImageData, batch_size: int, images_per_split: int | None = None) -> Loaders:
-    """Return the loaders: training images shuffled and augmented, the others as they are.
-
+    Returns all images of each split, or one batch of each.
     Raises InputError if the batch is larger than the training set.
     """
-    train, validation = split_train_validation(data.train_labels)
-    if batch_size > len(train):
-        raise InputError(f"--batch-size: {batch_size} is more than the {len(train)} training images of {data.name}")
-
-    def dataset(images: torch.Tensor, labels: torch.Tensor, augment: bool) -> ImageDataset:
-        return ImageDataset(images[:images_per_split], labels[:images_per_split], augment)
-
-    return Loaders(
-        make_loader(dataset(data.train_images[train], data.train_labels[train], augment=True), batch_size),
-        make_loader(
-            dataset(data.train_images[validation], data.train_labels[validation], augment=False), EVALUATION_BATCH
-        ),
-        make_loader(dataset(data.test_images, data.test_labels, augment=False), EVALUATION_BATCH),
+    in_validation = one_in(10, data.train_labels)
+    images, labels = data.train_images[~in_validation], data.train_labels[~in_validation]
+    if batch_size > len(labels):
+        raise InputError(f"--batch-size: {batch_size} is more than the {len(labels)} training images of {data.name}")
+    in_sample = one_in(9, labels)
+    splits = (
+        (images, labels),
+        (images[in_sample], labels[in_sample]),
+        (data.train_images[in_validation], data.train_labels[in_validation]),
+        (data.test_images, data.test_labels),
     )
+    limit = batch_size if one_batch else None
+    return Splits(*(ImageDataset(images[:limit], labels[:limit]) for images, labels in splits))
 
 
-def make_loader(dataset: ImageDataset, batch_size: int) -> DataLoader:
-    """Serve a data set in batches, in random order if it is augmented."""
-    return DataLoader(dataset, batch_size, shuffle=dataset.augment, collate_fn=as_it_is)
+def one_in(count: int, labels: torch.Tensor) -> torch.Tensor:
+    """Return a mask (N,) of one in `count` images of each class, always the same ones."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(SPLIT_SEED))
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        of_this_class = order[labels[order] == label]
+        chosen[of_this_class[: len(of_this_class) // count]] = True
+    return chosen
 
 
-def serve_epoch(
-    loader: DataLoader, indices: torch.Tensor, epoch: int, crop_size: int = SIZE, cut_size: int = 0
+def batches(
+    dataset: ImageDataset, batch_size: int = EVALUATION_BATCH, indices: Iterable[int] | None = None
 ) -> DataLoader:
-    """Serve the images of a loader that `indices` (n,) names, in this order, as crops with a square cut out of each."""
-    dataset = copy(loader.dataset)
-    dataset.epoch, dataset.crop_size, dataset.cut_size = epoch, crop_size, cut_size
-    return DataLoader(dataset, loader.batch_size, sampler=indices.tolist(), collate_fn=as_it_is)
+    """Serve images in batches: all of them in their order, or those that `indices` names, in that order."""
+    return DataLoader(dataset, batch_size, sampler=indices, collate_fn=keep_batch)
 
 
-def as_it_is(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def training_batches(dataset: ImageDataset, plan: EpochPlan) -> DataLoader:
+    """Serve the images of an epoch in batches, augmented as its plan says."""
+    return batches(replace(dataset, plan=plan), plan.batch_size, plan.indices.tolist())
+
+
+def keep_batch(batch: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     return batch  # `__getitems__` has made a batch already, there is nothing to collate

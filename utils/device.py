@@ -36,12 +36,21 @@ def present_devices() -> list[str]:
     return [name for name in DEVICES if present[name]]
 
 
-def choose_device(name: str, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.device:
-    """Return the device called `name`, or the fastest one that computes what the CPU does ("auto").
+def set_up_device(
+    name: str, precision: str, model: nn.Module, images: torch.Tensor, labels: torch.Tensor
+) -> tuple[torch.device, str]:
+    """Return the device and the precision to compute with, and use no more threads than are allowed.
 
-    A model on the CPU and a few images (N, 3, H, W) with labels (N,) are to try it with.
-    Raises InputError if a device that was asked for by name computes something else, or nothing.
+    A model on the CPU, and images (N, 3, H, W) with labels (N,), are to try the device with.
+    Raises InputError if a device that was asked for by name computes something else than the CPU, or nothing.
     """
+    limit_threads()
+    device = choose_device(name, model, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
+    return device, choose_precision(precision, device)
+
+
+def choose_device(name: str, model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> torch.device:
+    """Return the device called `name`, or the fastest one that computes what the CPU does ("auto")."""
     for candidate in present_devices() if name == "auto" else [name]:
         device = torch.device(candidate)
         problem = None if candidate == "cpu" else find_problem(device, model, images, labels)

@@ -31,12 +31,14 @@ from torch.optim import SGD, Adam, Optimizer, RMSprop
 from torch.utils.data import DataLoader, RandomSampler
 
 from utils.command_line import OneLineParser, folder_path, number, run_command
-from utils.data import ImageData, ImageDataset, as_it_is, load_dataset, make_loader, normalize, split_train_validation
+from utils.data import ImageDataset, LabelledImages, batches, load_dataset, normalize, one_in
 from utils.errors import InputError, RunError
 from utils.files import output_folder, retry_while_held, write_json
-from utils.model import MLP, WHITENING_IMAGES, build_model
+from utils.model import MLP, build_model
+from utils.optimizer import make_optimizer
 from utils.report import versions
-from utils.training import evaluate, make_optimizer, one_cycle, seed_epoch, train_one_epoch
+from utils.schedule import EpochPlan, one_cycle, seed_epoch
+from utils.training import evaluate, train_one_epoch
 from utils.visualize import COLORS, PAGE_WIDTH, epoch_ticks, house_style, new_figure, save_figure
 
 HERE = Path(__file__).resolve().parent.parent
@@ -52,7 +54,7 @@ PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 class Study:
     """The images, the seeds, and the share of the images, epochs and draws to measure with: the tests take less."""
 
-    data: ImageData
+    data: LabelledImages
     seeds: list[int]
     share: float = 1.0
 
@@ -61,21 +63,22 @@ class Study:
 
     @cached_property
     def split(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return split_train_validation(self.data.train_labels)
+        in_validation = one_in(10, self.data.train_labels)
+        return (~in_validation).nonzero().flatten(), in_validation.nonzero().flatten()
 
     def training_images(self, count: int, seed: int) -> ImageDataset:
         """Return `count` (scaled) of the training images, chosen by the seed."""
         order = torch.randperm(len(self.split[0]), generator=torch.Generator().manual_seed(seed))
         chosen = self.split[0][order[: self.scaled(count)]]
-        return ImageDataset(self.data.train_images[chosen], self.data.train_labels[chosen], augment=False)
+        return ImageDataset(self.data.train_images[chosen], self.data.train_labels[chosen])
 
     def validation_loader(self) -> DataLoader:
         chosen = self.split[1][: self.scaled(2000)]
-        return in_order(ImageDataset(self.data.train_images[chosen], self.data.train_labels[chosen], augment=False))
+        return in_order(ImageDataset(self.data.train_images[chosen], self.data.train_labels[chosen]))
 
     def test_loader(self) -> DataLoader:
         count = self.scaled(10_000)
-        return in_order(ImageDataset(self.data.test_images[:count], self.data.test_labels[:count], augment=False))
+        return in_order(ImageDataset(self.data.test_images[:count], self.data.test_labels[:count]))
 
     def repeat(self, run: Callable[..., dict], *arguments: object) -> dict:
         """Call `run(*arguments, seed)` with each seed; summarize what it returns, and the last value of each curve."""
@@ -119,7 +122,7 @@ def percent(share: float) -> str:
 
 
 def in_order(images: ImageDataset) -> DataLoader:
-    return make_loader(images, 500)
+    return batches(images, 500)
 
 
 def shuffled(
@@ -128,7 +131,7 @@ def shuffled(
     """Serve random batches: as many as hold each image once, or `batches`."""
     count = len(images) if batches is None else batches * batch_size
     sampler = RandomSampler(images, replacement=replacement, num_samples=count)
-    return DataLoader(images, batch_size, sampler=sampler, collate_fn=as_it_is)
+    return batches(images, batch_size, sampler)
 
 
 def sgd(model: nn.Module, momentum: float = 0.0) -> Optimizer:
@@ -155,11 +158,11 @@ def train(
 ) -> tuple[nn.Module, dict[str, list]]:
     """Train a network from the seed. Return it and its curves: a value for each epoch, None from where it diverged on.
 
-    train_loss and train_accuracy are those of the images as they are met, unless a loader `train` is among `watched`:
+    train_loss is that of the images as they are met, unless a loader `train` is among `watched`:
     these loaders are evaluated after each epoch. `seconds` count the training alone, from its start.
     """
-    names = [f"{split}_{quantity}" for split in ("train", *watched) for quantity in ("loss", "accuracy")]
-    curves: dict[str, list] = {name: [None] * epochs for name in (*names, "seconds")}
+    names = [f"{split}_{quantity}" for split in watched for quantity in ("loss", "accuracy")]
+    curves: dict[str, list] = {name: [None] * epochs for name in ("train_loss", *names, "seconds")}
     torch.manual_seed(seed)
     model, seconds = build(), 0.0
     optimizer = optimizer_for(model)
@@ -167,9 +170,10 @@ def train(
         seed_epoch(seed, epoch)
         started = time.perf_counter()
         try:
-            losses, accuracy = train_one_epoch(model, loader, optimizer, schedule(rate, epoch, epochs, len(loader)))
+            rates = schedule(rate, epoch, epochs, len(loader))
+            losses = train_one_epoch(model, loader, optimizer, EpochPlan(epoch, torch.empty(0), 32, 0, 0, rates))
             seconds += time.perf_counter() - started
-            row = {"train_loss": losses.mean().item(), "train_accuracy": accuracy, "seconds": seconds}
+            row = {"train_loss": losses.mean().item(), "seconds": seconds}
             for split, images in watched.items():
                 evaluation = evaluate(model, images)
                 row |= {f"{split}_loss": evaluation.loss, f"{split}_accuracy": evaluation.accuracy}
@@ -208,7 +212,7 @@ def legend_below(figure: Figure, axes: Axes, columns: int, title: str | None = N
 NETWORKS = {
     "linear classifier": (lambda some_images: MLP(()), 0.003),
     "MLP": (lambda some_images: MLP((256,)), 0.01),
-    "ConvNet": (lambda some_images: build_model("convnet", 0.5, 10, some_images), 0.2),
+    "ConvNet": (lambda some_images: build_model("convnet", 10, 0.5, some_images), 0.2),
 }
 EPOCHS = {1000: 15, 5000: 5, 20_000: 3}  # for each number of training images
 
@@ -217,7 +221,7 @@ def measure_representations(study: Study) -> dict:
     def run(name: str, count: int, seed: int) -> dict:
         build, rate = NETWORKS[name]
         images, epochs = study.training_images(count, seed), study.scaled(EPOCHS[count])
-        some_images = normalize(images.images[:WHITENING_IMAGES])
+        some_images = normalize(images.images[:1000])
         optimizer_for = partial(make_optimizer, weight_decay=5e-4)
         model, _ = train(
             partial(build, some_images), optimizer_for, shuffled(images, 100), rate, epochs, seed, one_cycle

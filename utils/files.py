@@ -85,7 +85,7 @@ def write_json(path: Path, value: dict) -> None:
 
 
 @contextmanager
-def output_folder(folder: Path) -> Iterator[None]:
+def output_folder(folder: Path) -> Iterator[Path]:
     """Make `folder`, try to write in it, and keep other runs out of it until the block ends, however it ends.
 
     Raises InputError if the folder cannot be written or another run is using it.
@@ -106,7 +106,7 @@ def output_folder(folder: Path) -> Iterator[None]:
             raise InputError(f"--out-dir: {problem}") from None
         if not is_locked:
             print(f"WARNING: {folder} cannot be locked here: start no second run into it", file=sys.stderr)
-        yield
+        yield folder
 
 
 def try_to_write(folder: Path) -> None:

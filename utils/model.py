@@ -1,4 +1,8 @@
-"""The two networks. Both take normalized images (B, 3, 32, 32) and return logits (B, classes)."""
+"""The networks, and the table of their names.
+
+A network takes normalized images (B, 3, 32, 32) and returns logits (B, classes). Its class may say how it wants to be
+trained, by the attributes `crop_sizes`, `skipped_share` and `cut_size` (utils/schedule.py).
+"""
 
 from collections.abc import Callable
 
@@ -6,34 +10,39 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-CONVNET_FILTERS = (24, 48, 96)  # each is there mirrored too: twice as many channels
-DEEP_WIDTH = 2.0  # from this width on, a third convolution in each group pays better than still more channels
-MLP_HIDDEN = (1024, 512, 256, 128, 64)
+from utils.errors import InputError
 
+MLP_HIDDEN = (1024, 512, 256, 128, 64)
 WHITENING_FILTERS = 8  # 4 with both signs: a 2 x 2 patch has 6 symmetric directions, of which 2 are mostly noise
-WHITENING_IMAGES = 1000  # they hold a million patches: enough for the statistics of 12 numbers
 
 
 class ConvNet(nn.Module):
     """A small convolutional network: whitening, then three groups, each of which halves the resolution.
 
-    The layout follows airbench94, made narrower for a CPU; if deep, airbench96 (Jordan 2024, arXiv:2404.00498).
+    The layout is that of airbench94, with fewer filters, for a CPU (Jordan 2024, arXiv:2404.00498).
     """
 
-    # Pixels on each side of the images in the three parts of a run. 18 is the smallest size for which the last feature
-    # maps are 2 x 2 (17, 8, 4, 2), 26 the smallest for which they are 3 x 3, as they are for 32 (31, 15, 7, 3).
-    image_sizes = (18, 26, 32)
-    skipped_share = 0.9  # of the half of the images that it knows best: the others teach it more in the same time
+    # 18 is the smallest size for which the last feature maps are 2 x 2 (17, 8, 4, 2), 26 the smallest for which they
+    # are 3 x 3, as they are for 32 (31, 15, 7, 3).
+    crop_sizes = (18, 26, 32)
+    skipped_share = 0.9  # the other images teach it more in the same time
+    filters = (24, 48, 96)  # each is there mirrored too: twice as many channels
+    is_deep = False
 
-    def __init__(self, filters: tuple[int, int, int] = CONVNET_FILTERS, classes: int = 10, deep: bool = False) -> None:
+    def __init__(self, classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
+        first, second, third = scaled(self.filters, width)
         self.whitening = nn.Conv2d(3, 2 * WHITENING_FILTERS, kernel_size=2, bias=False)
         self.groups = nn.Sequential(
-            ConvGroup(WHITENING_FILTERS, filters[0], deep),
-            ConvGroup(filters[0], filters[1], deep),
-            ConvGroup(filters[1], filters[2], deep),
+            ConvGroup(WHITENING_FILTERS, first, self.is_deep),
+            ConvGroup(first, second, self.is_deep),
+            ConvGroup(second, third, self.is_deep),
         )
-        self.head = nn.Linear(filters[2], classes, bias=False)
+        self.head = nn.Linear(third, classes, bias=False)
+
+    def prepare(self, examples: torch.Tensor) -> None:
+        """Set the whitening from training images (N, 3, 32, 32)."""
+        set_whitening(self.whitening, examples)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.whitening(images).relu()  # (B, 16, 31, 31)
@@ -41,6 +50,14 @@ class ConvNet(nn.Module):
         features = features.amax(dim=(2, 3))  # (B, channels)
         features = features.unflatten(1, (2, -1)).amax(dim=1)  # (B, channels // 2): of each filter and its mirror image
         return self.head(features) / 9  # small logits at the start keep the first steps steady
+
+
+class LargeConvNet(ConvNet):
+    """Three times as many filters, and three convolutions in each group, as in airbench96."""
+
+    filters = (72, 144, 288)
+    is_deep = True
+    cut_size = 8  # without its cut-out squares, it would learn the images by heart
 
 
 class ConvGroup(nn.Sequential):
@@ -96,18 +113,16 @@ class MLP(nn.Module):
     utils/experiments.py varies the sizes, the activation function and the dropout.
     """
 
-    image_sizes = (32, 32, 32)
-    skipped_share = 0.0  # it is far from knowing its images by heart, and worse if it skips some
-
     def __init__(
         self,
         hidden: tuple[int, ...] = MLP_HIDDEN,
         classes: int = 10,
+        width: float = 1.0,
         activation: Callable[[torch.Tensor], torch.Tensor] = torch.relu,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        sizes = (3 * 32 * 32, *hidden, classes)
+        sizes = (3 * 32 * 32, *scaled(hidden, width), classes)
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
         self.activation = activation
         self.dropout = nn.Dropout(dropout)
@@ -123,15 +138,20 @@ class MLP(nn.Module):
         return self.layers[-1](activations)  # no activation: cross-entropy wants logits
 
 
-def build_model(name: str, width: float, classes: int, training_images: torch.Tensor) -> nn.Module:
-    """Return the ConvNet ("convnet") or the MLP ("mlp") with its filters or hidden units multiplied by `width`.
+MODELS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "convnet-large": LargeConvNet, "mlp": MLP}
 
-    From DEEP_WIDTH on, a ConvNet is deeper too. `training_images` (N, 3, 32, 32), normalized, give its whitening.
+
+def build_model(name: str, classes: int, width: float, examples: torch.Tensor) -> nn.Module:
+    """Return the network that the table calls `name`, its filters or hidden units multiplied by `width`.
+
+    A network may have a method `prepare`; it gets some normalized training images (N, 3, 32, 32).
+    Raises InputError if there is no such network.
     """
-    if name == "mlp":
-        return MLP(scaled(MLP_HIDDEN, width), classes)
-    model = ConvNet(scaled(CONVNET_FILTERS, width), classes, deep=width >= DEEP_WIDTH)
-    set_whitening_from_training_patches(model.whitening, training_images)
+    if name not in MODELS:
+        raise InputError(f"--model: there is no {name} among {', '.join(MODELS)} (MODELS in utils/model.py)")
+    model = MODELS[name](classes=classes, width=width)
+    if hasattr(model, "prepare"):
+        model.prepare(examples)
     return model
 
 
@@ -139,14 +159,15 @@ def scaled(sizes: tuple[int, ...], width: float) -> tuple[int, ...]:
     return tuple(max(1, round(width * size)) for size in sizes)
 
 
-def set_whitening_from_training_patches(layer: nn.Conv2d, images: torch.Tensor) -> None:
+def set_whitening(layer: nn.Conv2d, images: torch.Tensor) -> None:
     """Make the outputs of `layer` uncorrelated, with variance 1, on patches of images and mirror images, and freeze it.
 
     Each filter is there with both signs, so that a rectifier loses nothing (Page 2018; tysam-code/hlb-CIFAR10 2023).
     The second half of the filters are the mirror images of the first half.
     """
     size = layer.kernel_size[0]
-    patches = images.cpu().unfold(2, size, 1).unfold(3, size, 1)  # (N, 3, 31, 31, 2, 2)
+    images = images.cpu()  # MPS had no eigh (pytorch/pytorch#151874)
+    patches = images.unfold(2, size, 1).unfold(3, size, 1)  # (N, 3, 31, 31, 2, 2)
     patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(0, 2)  # (N * 961, 3, 2, 2)
     symmetric, antisymmetric = (patches + patches.flip(3)) / 2**0.5, (patches - patches.flip(3)) / 2**0.5
     # The mirror image of a sum of a symmetric and an antisymmetric filter is their difference.

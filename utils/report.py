@@ -1,10 +1,11 @@
-"""What a run tells: the lines it prints and the figures and numbers it writes."""
+"""What a run tells: the lines it prints, and metrics.json."""
 
 import os
 import platform
-import shlex
 import sys
 import webbrowser
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -12,24 +13,37 @@ import numpy
 import torch
 from torch import nn
 
-from utils.data import ImageData, Loaders
+from utils.checkpoint import Progress
+from utils.data import LabelledImages, Splits
 from utils.files import warn_if_held, write_json
-from utils.training import Evaluation, Progress
-from utils.visualize import plot_confusion, plot_curves, plot_predictions
+from utils.training import Evaluation
 
 
-def describe_run(data: ImageData, loaders: Loaders, model: nn.Module, device: torch.device, precision: str) -> dict:
-    """Return the facts of metrics.json that are known before the first epoch."""
-    return {
+@dataclass(frozen=True)
+class Run:
+    """What is known of a run before its first epoch."""
+
+    folder: Path  # of all its files
+    title: str  # above every figure
+    class_names: tuple[str, ...]
+    facts: dict  # the same and more, for metrics.json
+
+
+def describe_run(
+    folder: Path, data: LabelledImages, images: Splits, model: nn.Module, device: torch.device, precision: str
+) -> Run:
+    title = f"{data.title}, {type(model).__name__}"
+    facts = {
         "dataset": data.name,
-        "title": f"{data.title}, {type(model).__name__}",  # above every figure
-        "images": {split: len(loader.dataset) for split, loader in loaders._asdict().items()},
+        "title": title,
+        "images": {split: len(dataset) for split, dataset in images._asdict().items()},
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "device": f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": precision,
         "versions": versions(),
     }
+    return Run(folder, title, data.class_names, facts)
 
 
 def versions() -> dict[str, str]:
@@ -38,26 +52,18 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {module.__name__: module.__version__ for module in modules}
 
 
-def describe_test(test: Evaluation, class_names: tuple[str, ...]) -> dict:
-    """Return the facts of metrics.json that the test pass adds; the accuracy of a class without images is None."""
-    confusion = test.confusion_matrix().tolist()
-    accuracies = [row[label] / sum(row) if any(row) else None for label, row in enumerate(confusion)]
-    return {
-        "test_loss": test.loss,
-        "test_accuracy": test.accuracy,
-        "class_accuracy": dict(zip(class_names, accuracies, strict=True)),
-    }
-
-
-def print_header(run: dict, arguments: list[str], folder: Path) -> None:
-    """Print what is trained on what, with which options, and the head of the table of epochs."""
-    images = ", ".join(f"{count:,} {split}" for split, count in run["images"].items())
-    print(f"run      {run['title']} with {run['parameters']:,} parameters")
+def print_header(run: Run, progress: Progress, epochs: Sequence[int]) -> None:
+    """Print what is trained on what, with which settings, and the head of the table of epochs, if there will be any."""
+    facts = run.facts
+    images = ", ".join(f"{count:,} {split.replace('_', ' ')}" for split, count in facts["images"].items())
+    settings = ", ".join(f"{name} {value}".replace("_", " ") for name, value in progress.settings.items() if value)
+    print(f"run      {run.title} with {facts['parameters']:,} parameters")
     print(f"images   {images}")
-    print(f"device   {run['device']}, {run['precision']}, {run['threads']} threads")
-    print(f"options  {shlex.join(arguments) or 'all at their defaults'}")
-    print(f"output   {folder}\n")
-    print("epoch      rate  train loss  accuracy  validation loss  accuracy  seconds", flush=True)
+    print(f"device   {facts['device']}, {facts['precision']}, {facts['threads']} threads")
+    print(f"settings {settings}")
+    print(f"output   {run.folder}", flush=True)
+    if epochs:
+        print("\nepoch      rate  train loss  accuracy  validation loss  accuracy  seconds", flush=True)
 
 
 def print_epoch(progress: Progress) -> None:
@@ -66,48 +72,53 @@ def print_epoch(progress: Progress) -> None:
     print(
         f"{row['epoch']:5d}  {row['learning_rate']:8.4g}  {row['train_loss']:10.4f}  {row['train_accuracy']:8.2%}"
         f"  {row['validation_loss']:15.4f}  {row['validation_accuracy']:8.2%}  {row['seconds']:7.1f}"
-        f"{'  best, saved' if progress.best_epoch == row['epoch'] else ''}",
+        f"{'  best' if progress.best_epoch == row['epoch'] else ''}",
         flush=True,
     )
 
 
-def print_test(result: dict, image_count: int, best_epoch: int) -> None:
-    """Print a test result, as `describe_test` gives it."""
-    print(f"\ntest     accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}", end="")
-    print(f" ({image_count:,} images, weights of epoch {best_epoch})")
-    for name, accuracy in result["class_accuracy"].items():
+def print_test(run: Run, test: Evaluation, best_epoch: int) -> None:
+    print(f"\ntest     accuracy {test.accuracy:.2%}, loss {test.loss:.4f}", end="")
+    print(f" ({len(test.labels):,} images, weights of epoch {best_epoch})")
+    for name, accuracy in class_accuracies(test, run.class_names).items():
         print(f"         {name:12s} {'no images' if accuracy is None else f'{accuracy:7.2%}'}")
 
 
-def save_progress(folder: Path, run: dict, progress: Progress, seconds: float, test: dict | None = None) -> None:
-    """Write metrics.json and curves.png for the epochs finished so far; before the test pass, its numbers are null."""
+def class_accuracies(test: Evaluation, class_names: tuple[str, ...]) -> dict[str, float | None]:
+    """Return the share of right predictions of each class, None for a class without images."""
+    rows = test.confusion_matrix.tolist()
+    return {
+        name: row[label] / sum(row) if any(row) else None
+        for label, (name, row) in enumerate(zip(class_names, rows, strict=True))
+    }
+
+
+def save_metrics(run: Run, progress: Progress, test: Evaluation | None = None) -> None:
+    """Write metrics.json for the epochs finished so far; before the test pass, its numbers are null."""
     metrics = {
-        **run,
-        "options": progress.options,
+        **run.facts,
+        "settings": progress.settings,
         "history": progress.history,
         "best_epoch": progress.best_epoch,
-        **(test or dict.fromkeys(("test_loss", "test_accuracy", "class_accuracy"))),
-        "seconds": {"training": sum(row["seconds"] for row in progress.history), "total": seconds},
+        "test_loss": test and test.loss,
+        "test_accuracy": test and test.accuracy,
+        "class_accuracy": test and class_accuracies(test, run.class_names),
+        "seconds": {
+            "training": sum(row["seconds"] for row in progress.history),
+            "total": progress.total_seconds(),
+        },
     }
-    with warn_if_held(folder / "metrics.json"):
-        write_json(folder / "metrics.json", metrics)
-    plot_curves(progress.history, progress.best_epoch, run["title"], folder / "curves.png")
+    path = run.folder / "metrics.json"
+    with warn_if_held(path):
+        write_json(path, metrics)
 
 
-def save_test_figures(
-    folder: Path, run: dict, images: torch.Tensor, test: Evaluation, class_names: tuple[str, ...]
-) -> None:
-    """Draw predictions.png, for the first test images (n, 32, 32, 3) uint8, and confusion.png."""
-    probabilities = test.logits[: len(images)].softmax(dim=1).numpy()
-    labels = test.labels[: len(images)].numpy()
-    title = f"{run['title']}: {100 * test.accuracy:.1f} % of {len(test.labels):,} test images right"
-    plot_predictions(images.numpy(), probabilities, labels, class_names, title, folder / "predictions.png")
-    plot_confusion(test.confusion_matrix().numpy(), class_names, title, folder / "confusion.png")
-
-
-def print_files(folder: Path) -> None:
-    files = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def print_files(run: Run, show: bool) -> None:
+    """List the files of a run, and open the figures among them if they are to be shown."""
+    files = sorted(path for path in run.folder.iterdir() if not path.name.startswith("."))
     print("\nfiles    " + "\n         ".join(str(path) for path in files))
+    if show:
+        show_figures(run.folder)
 
 
 def show_figures(folder: Path) -> None:

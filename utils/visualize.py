@@ -136,13 +136,13 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
 def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
     """Draw validation accuracy against seconds of training, save the figure and return it.
 
-    runs: as in metrics.json. Those of equal width, epochs and precision, which differ in their seeds, look the same.
+    runs: as in metrics.json. Those of equal model, epochs and precision, which differ in their seeds, look the same.
     """
     figure, panels = new_figure(PAGE_WIDTH, 4.2)
     axes = panels[0, 0]
     styles = {}
     for run in runs:
-        recipe = f"--width {run['options']['width']:g} --epochs {run['options']['epochs']}, {run['precision']}"
+        recipe = f"{run['settings']['model']}, {run['settings']['epochs']} epochs, {run['precision']}"
         label = None if recipe in styles else recipe
         number = len(styles)
         color, line_style = styles.setdefault(recipe, (list(COLORS.values())[number], LINE_STYLES[number]))
@@ -182,6 +182,28 @@ def plot_predictions(
         axes.imshow(image, interpolation="nearest")
         axes.set_title(f"Predicted: {class_names[predicted]}\nActual: {class_names[int(label)]}", fontsize=9.5)
         mark_prediction(axes, predicted == label, float(probability[predicted]))
+    save_figure(figure, path)
+    return figure
+
+
+@house_style()
+def plot_mistakes(
+    images: np.ndarray,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    path: Path,
+) -> Figure:
+    """Draw the 10 most confident of the wrong predictions, as `plot_predictions`, or say that there is none."""
+    mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    mistakes = mistakes[np.argsort(-probabilities[mistakes].max(axis=1), kind="stable")][:10]
+    if len(mistakes):
+        return plot_predictions(images[mistakes], probabilities[mistakes], labels[mistakes], class_names, title, path)
+    figure, panels = new_figure(PAGE_WIDTH, 4.8)
+    panels[0, 0].set_axis_off()
+    panels[0, 0].text(0.5, 0.5, f"No mistake among {len(labels):,} images", fontsize=15, ha="center")
+    figure.suptitle(title, wrap=True)
     save_figure(figure, path)
     return figure
 
