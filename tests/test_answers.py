@@ -12,6 +12,7 @@ import pytest
 PROJECT = Path(__file__).resolve().parent.parent
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
 LONGEST_BLOCK = 15  # lines, blank ones not counted
+MOST_WORDS = 6500
 
 # The handout's questions, word for word. Markdown marks and white space do not count.
 QUESTIONS = [
@@ -123,6 +124,9 @@ SABOTAGES = [
     (3, "delta2 = y_hat - y", "delta2 = y_hat + y"),  # a sign
     (11, "(1 - beta2) * g**2", "(1 - beta2) * g"),  # a square
     (13, "W2.T @ d2 * a1", "W2 @ d2 * a1"),  # a transpose, where the shapes still fit
+    (3, "** 2) @ W.T", "** 2) @ W"),  # the same, in the product of Jacobians
+    (6, "new_truth - new_fit", "new_truth + new_fit"),
+    (11, "0.99 * v + 0.01 * g**2", "0.99 * v + 0.01 * abs(g)"),
 ]
 
 
@@ -160,6 +164,13 @@ def plain_words(text: str) -> str:
     """Return the text without Markdown's marks and, since TeX ignores them, without spaces inside formulas."""
     text = re.sub(r"^> ?(- )?", "", text, flags=re.MULTILINE)
     return re.sub(r"\s+", "", re.sub(r"[*$]", "", text))
+
+
+def test_the_page_has_at_most_6500_words() -> None:
+    """A word is one outside code, formulas, the handout's questions and the descriptions of pictures."""
+    read = re.sub(r"^>.*|<!--.*?-->|!\[.*?\]\(.*?\)", "", TEXT, flags=re.MULTILINE)
+    read = re.sub(r"\$\$.*?\$\$|\$.*?\$", "", read, flags=re.DOTALL)
+    assert len([word for word in read.split() if re.search(r"\w", word)]) <= MOST_WORDS
 
 
 def test_every_question_is_quoted_word_for_word_and_in_order() -> None:

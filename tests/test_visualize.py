@@ -3,8 +3,6 @@
 import gc
 import math
 import os
-import re
-import shutil
 import subprocess
 import sys
 import warnings
@@ -24,11 +22,6 @@ from utils import visualize
 
 PROJECT = Path(__file__).resolve().parent.parent
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-NETWORKS = {
-    "network-4-6-4-3.svg": [4, 6, 4, 3],
-    "network-two-hidden.svg": [3, 4, 4, 1],
-    "network-3-4-1.svg": [3, 4, 1],
-}
 
 
 @pytest.fixture(autouse=True)
@@ -75,9 +68,7 @@ def draw_example(name: str, path: Path) -> Figure:
     if name == "predictions":
         images, probabilities = make_predictions([1] * 10, 1.0)
         return visualize.plot_predictions(images, probabilities, np.array([1, 0] * 5), CLASSES, title, path)
-    if name == "confusion":
-        return visualize.plot_confusion(np.diag([1000] * 10), CLASSES, title, path)
-    return visualize.draw_network([4, 6, 4, 3], ["input", "hidden 1", "hidden 2", "output"], title, path)
+    return visualize.plot_confusion(np.diag([1000] * 10), CLASSES, title, path)
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -85,7 +76,24 @@ def texts(figure: Figure) -> list[Text]:
     return [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
 
 
-KINDS = ["curves", "predictions", "confusion", "network"]
+def smallest_text(figure: Figure) -> float:
+    """Return the height of the smallest letters in pixels, when a README shows the figure 800 pixels wide."""
+    pixels_per_point = 800 / (72 * figure.get_figwidth())
+    return min(text.get_fontsize() for text in texts(figure)) * pixels_per_point
+
+
+def assert_texts_stand_apart(figure: Figure) -> None:
+    figure.draw_without_rendering()  # places the texts for the figure's own resolution, not for that of the file
+    upright = [text for text in texts(figure) if text.get_rotation() in (0, 90)]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in upright]
+    for number, (text, box) in enumerate(boxes):
+        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, f"{text!r} is cut off"
+        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, f"{text!r} is cut off"
+        for other, other_box in boxes[:number]:
+            assert not box.overlaps(other_box), f"{text!r} overlaps {other!r}"
+
+
+KINDS = ["curves", "predictions", "confusion"]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -278,70 +286,6 @@ def luminance(color: np.ndarray) -> float:
     return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
-# ---- network diagrams
-
-
-def drawn_ids(path: Path, kind: str) -> set[str]:
-    found = re.findall(rf'<g id="({kind}-[\d-]+)">', path.read_text())
-    assert len(found) == len(set(found))
-    return set(found)
-
-
-def expected_units(sizes: list[int]) -> set[str]:
-    return {f"unit-{layer}-{unit}" for layer, size in enumerate(sizes) for unit in range(1, size + 1)}
-
-
-def expected_edges(sizes: list[int]) -> set[str]:
-    return {
-        f"edge-{layer}-{source}-{target}"
-        for layer in range(1, len(sizes))
-        for source in range(1, sizes[layer - 1] + 1)
-        for target in range(1, sizes[layer] + 1)
-    }
-
-
-def test_network_of_question_5_has_17_units_and_60_edges() -> None:
-    assert len(drawn_ids(PROJECT / "figures" / "network-4-6-4-3.svg", "unit")) == 17
-    assert len(drawn_ids(PROJECT / "figures" / "network-4-6-4-3.svg", "edge")) == 60
-
-
-def test_command_draws_the_committed_diagrams(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
-    (tmp_path / "figures").mkdir()
-    subprocess.run([sys.executable, "-W", "error::RuntimeWarning", "-m", "utils.visualize"], cwd=tmp_path, check=True)
-    assert {path.name for path in (tmp_path / "figures").iterdir()} == set(NETWORKS)
-    for name, sizes in NETWORKS.items():
-        for path in (PROJECT / "figures" / name, tmp_path / "figures" / name):
-            assert drawn_ids(path, "unit") == expected_units(sizes)
-            assert drawn_ids(path, "edge") == expected_edges(sizes)
-
-
-def test_network_is_labelled_with_units_layers_and_shapes(tmp_path: Path) -> None:
-    figure = visualize.draw_network([3, 4, 1], ["input", "hidden", "output"], "A network", tmp_path / "network.svg")
-    shown = [text.get_text() for text in texts(figure)]
-    units = [f"$a_{{{unit}}}^{{[{layer}]}}$" for layer, size in enumerate([3, 4, 1]) for unit in range(1, size + 1)]
-    assert set(units) <= set(shown)
-    assert {"input\n3 units", "hidden\n4 units", "output\n1 unit", r"$= \hat{y}$"} <= set(shown)
-    assert {"$W^{[1]}$: 4 × 3\n$b^{[1]}$: 4 × 1", "$W^{[2]}$: 1 × 4\n$b^{[2]}$: 1 × 1"} <= set(shown)
-
-
-def test_edges_end_at_the_units_that_they_name(tmp_path: Path) -> None:
-    figure = visualize.draw_network([2, 3], ["input", "output"], "A network", tmp_path / "network.svg")
-    centre = {patch.get_gid(): patch.center for patch in figure.axes[0].patches}
-    assert centre["unit-0-1"][1] > centre["unit-0-2"][1], "the first unit is not at the top"
-    for line in figure.axes[0].get_lines():
-        layer, source, target = map(int, line.get_gid().split("-")[1:])
-        (x0, x1), (y0, y1) = line.get_data()
-        assert (x0, y0) == centre[f"unit-{layer - 1}-{source}"]
-        assert (x1, y1) == centre[f"unit-{layer}-{target}"]
-
-
-def test_layers_without_a_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError):
-        visualize.draw_network([3, 4, 1], ["input", "output"], "A network", tmp_path / "network.svg")
-    assert list(tmp_path.iterdir()) == []
-
-
 # ---- all figures
 
 
@@ -355,21 +299,11 @@ def test_png_is_about_1200_pixels_wide_and_not_blank(example: tuple[Figure, Path
 
 
 def test_texts_are_large_enough_at_the_width_of_a_readme(example: tuple[Figure, Path]) -> None:
-    figure, _ = example
-    pixels_per_point = 800 / (72 * figure.get_figwidth())
-    assert min(text.get_fontsize() for text in texts(figure)) * pixels_per_point >= 12.5
+    assert smallest_text(example[0]) >= 12.5
 
 
 def test_texts_neither_overlap_nor_leave_the_figure(example: tuple[Figure, Path]) -> None:
-    figure, _ = example
-    figure.draw_without_rendering()  # places the texts for the figure's own resolution, not for that of the file
-    upright = [text for text in texts(figure) if text.get_rotation() in (0, 90)]
-    boxes = [(text.get_text(), text.get_window_extent()) for text in upright]
-    for number, (text, box) in enumerate(boxes):
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1, f"{text!r} is cut off"
-        assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1, f"{text!r} is cut off"
-        for other, other_box in boxes[:number]:
-            assert not box.overlaps(other_box), f"{text!r} overlaps {other!r}"
+    assert_texts_stand_apart(example[0])
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -406,15 +340,16 @@ def test_no_window_and_no_pyplot_even_where_the_reader_chose_a_window_system(tmp
     code = f"""
 import sys
 from pathlib import Path
+import numpy
 from utils import visualize
-visualize.draw_network([2, 1], ["input", "output"], "A network", Path({str(tmp_path / "network.png")!r}))
+visualize.plot_confusion(numpy.eye(2, dtype=int), ["cat", "dog"], "CIFAR-10", Path({str(tmp_path / "matrix.png")!r}))
 assert "matplotlib.pyplot" not in sys.modules
 """
     environment = {name: value for name, value in os.environ.items() if name != "DISPLAY"} | {"MPLBACKEND": "TkAgg"}
     subprocess.run(
         [sys.executable, "-W", "error::RuntimeWarning", "-c", code], cwd=PROJECT, env=environment, check=True
     )
-    assert (tmp_path / "network.png").stat().st_size > 0
+    assert (tmp_path / "matrix.png").stat().st_size > 0
 
 
 def test_a_figure_that_nobody_holds_is_freed(tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
-"""Figures in one style: training curves, prediction grid, confusion matrix, network diagrams.
+"""Figures in one style: training curves, prediction grid, confusion matrix, accuracy over time.
 
 Takes plain numbers and arrays. Every figure is an object that is saved to a file; no window is ever opened.
 
-    python -m utils.visualize                      draws the network diagrams of answers.md into figures/
-    python -m utils.visualize RUN/metrics.json ... draws accuracy-over-time.png of these runs there too
+    python -m utils.visualize RUN/metrics.json ... draws accuracy-over-time.png of these runs into figures/
 """
 
 import json
@@ -17,7 +16,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
 from utils.files import replace_when_complete, warn_if_held
@@ -248,70 +246,8 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str
     return figure
 
 
-COLUMN_DISTANCE = 2.6  # in a network diagram the distance between two units of a layer is 1
-RADIUS = 0.38
-
-
-@house_style()
-def draw_network(layer_sizes: Sequence[int], layer_names: Sequence[str], title: str, path: Path) -> Figure:
-    """Draw the diagram of a fully connected network, save and return it; sizes and names start with the input.
-
-    In an SVG, unit i of layer l is the group `unit-l-i`, the edge to it from unit j of the layer before the group
-    `edge-l-j-i`. Layers count from 0, the input; units from 1, as in the label a_i^[l].
-    """
-    columns = [unit_positions(layer, size) for layer, size in enumerate(layer_sizes)]
-    top, last = max(layer_sizes) / 2, len(layer_sizes) - 1
-    width, height = COLUMN_DISTANCE * last + 2.2, 2 * top + 2
-    figure, panels = new_figure(0.8 * width, 0.8 * height + 0.5)
-    axes = panels[0, 0]
-    axes.set(xlim=(-1.1, width - 1.1), ylim=(-height / 2, height / 2), aspect="equal")
-    axes.set_axis_off()
-    figure.suptitle(title)
-    for layer, (size, name) in enumerate(zip(layer_sizes, layer_names, strict=True)):
-        x = COLUMN_DISTANCE * layer
-        draw_units(axes, layer, columns[layer], COLORS[{0: "sky", last: "green"}.get(layer, "orange")])
-        axes.text(x, top + 0.5, f"{name}\n{size} unit{'s' if size > 1 else ''}", ha="center", va="center")
-        if layer > 0:
-            draw_edges(axes, layer, columns[layer - 1], columns[layer])
-            shapes = f"$W^{{[{layer}]}}$: {size} × {layer_sizes[layer - 1]}\n$b^{{[{layer}]}}$: {size} × 1"
-            axes.text(x - COLUMN_DISTANCE / 2, -top - 0.5, shapes, ha="center", va="center")
-    if layer_sizes[-1] == 1:
-        axes.text(COLUMN_DISTANCE * last + 0.5, 0, r"$= \hat{y}$", fontsize=15, va="center")
-    save_figure(figure, path)
-    return figure
-
-
-def unit_positions(layer: int, size: int) -> list[tuple[float, float]]:
-    """Return x and y of a layer's units, the first at the top, the layer centred on y = 0."""
-    return [(COLUMN_DISTANCE * layer, (size - 1) / 2 - unit) for unit in range(size)]
-
-
-def draw_units(axes: Axes, layer: int, positions: list[tuple[float, float]], color: str) -> None:
-    """Draw a layer's units, each with its name in it."""
-    for unit, (x, y) in enumerate(positions, start=1):
-        axes.add_patch(Circle((x, y), RADIUS, facecolor=color, edgecolor="black", zorder=2, gid=f"unit-{layer}-{unit}"))
-        axes.text(x, y, f"$a_{{{unit}}}^{{[{layer}]}}$", fontsize=15, ha="center", va="center")
-
-
-def draw_edges(axes: Axes, layer: int, sources: list[tuple[float, float]], targets: list[tuple[float, float]]) -> None:
-    """Draw an edge from each unit of the layer before to each unit of this layer."""
-    for source, (x0, y0) in enumerate(sources, start=1):
-        for target, (x1, y1) in enumerate(targets, start=1):
-            name = f"edge-{layer}-{source}-{target}"
-            axes.plot([x0, x1], [y0, y1], color="#777777", linewidth=0.8, linestyle="-", zorder=1, gid=name)
-
-
-def draw_network_diagrams(folder: Path) -> None:
-    """Save the three network diagrams of answers.md into the folder."""
-    one, two = ["input", "hidden", "output"], ["input", "hidden 1", "hidden 2", "output"]
-    draw_network([4, 6, 4, 3], two, "The network of question 5: 4-6-4-3", folder / "network-4-6-4-3.svg")
-    draw_network([3, 4, 4, 1], two, "Two hidden layers: 3-4-4-1", folder / "network-two-hidden.svg")
-    draw_network([3, 4, 1], one, "One hidden layer: 3-4-1", folder / "network-3-4-1.svg")
-
-
 if __name__ == "__main__":
-    figures = Path(__file__).resolve().parent.parent / "figures"
-    draw_network_diagrams(figures)
-    if sys.argv[1:]:
-        metrics = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
-        plot_accuracy_over_time(metrics, figures / "accuracy-over-time.png")
+    if not sys.argv[1:]:
+        sys.exit("no runs given; name at least one: python -m utils.visualize RUN/metrics.json")
+    metrics = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
+    plot_accuracy_over_time(metrics, Path(__file__).resolve().parent.parent / "figures" / "accuracy-over-time.png")
