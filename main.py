@@ -113,7 +113,7 @@ def draw_test_figures(run: Run, images: ImageDataset, test: Evaluation) -> None:
     title = f"{run.title}: {100 * test.accuracy:.1f} % of {len(test.labels):,} test images right"
     answers = (images.images.cpu().numpy(), test.probabilities.numpy(), test.labels.numpy(), run.class_names)
     plot_predictions(*answers, title, run.folder / "predictions.png")
-    plot_mistakes(*answers, title, run.folder / "mistakes.png")
+    plot_mistakes(*answers, f"{title}\nThe most confident mistakes", run.folder / "mistakes.png")
     plot_confusion(test.confusion_matrix.numpy(), run.class_names, title, run.folder / "confusion.png")
 
 

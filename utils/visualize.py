@@ -175,6 +175,8 @@ def plot_predictions(
     figure.suptitle(title, wrap=True)
     for axes in cells.flat[len(images) :]:
         axes.set_axis_off()
+    if len(images) == 0:
+        figure.text(0.5, 0.5, "No such image", fontsize=15, ha="center")
     for axes, image, probability, label in zip(cells.flat, images, probabilities, labels, strict=False):
         predicted = int(np.argmax(probability))
         axes.imshow(image, interpolation="nearest")
@@ -193,17 +195,10 @@ def plot_mistakes(
     title: str,
     path: Path,
 ) -> Figure:
-    """Draw the 10 most confident of the wrong predictions, as `plot_predictions`, or say that there is none."""
+    """Draw the 10 most confident of the wrong predictions as `plot_predictions` does."""
     mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
     mistakes = mistakes[np.argsort(-probabilities[mistakes].max(axis=1), kind="stable")][:10]
-    if len(mistakes):
-        return plot_predictions(images[mistakes], probabilities[mistakes], labels[mistakes], class_names, title, path)
-    figure, panels = new_figure(PAGE_WIDTH, 4.8)
-    panels[0, 0].set_axis_off()
-    panels[0, 0].text(0.5, 0.5, f"No mistake among {len(labels):,} images", fontsize=15, ha="center")
-    figure.suptitle(title, wrap=True)
-    save_figure(figure, path)
-    return figure
+    return plot_predictions(images[mistakes], probabilities[mistakes], labels[mistakes], class_names, title, path)
 
 
 def mark_prediction(axes: Axes, right: bool, confidence: float) -> None:
