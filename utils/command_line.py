@@ -1,4 +1,4 @@
-"""What stands around the walk on the command line: the types of options, and one line for each foreseen failure."""
+"""The command line: types of options, streams and signals, one line for each foreseen failure."""
 
 import argparse
 import math

@@ -98,7 +98,7 @@ class ImageDataset(Dataset):
         if self.plan and self.plan.cut_size:
             squares = random_squares(len(chosen), self.plan.crop_size, self.plan.cut_size)
             images.masked_fill_(squares[:, None].to(device), 0)  # the mean colour
-        return images, self.labels[chosen.to(device)]
+        return images, self.labels.index_select(0, chosen.to(device))
 
     def augmented_coordinates(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the rows and columns, each (B, crop_size), of a random crop of each image or of its mirror image.
