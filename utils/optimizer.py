@@ -50,25 +50,16 @@ class Muon(Optimizer):
 
 
 def orthogonalize(matrix: torch.Tensor) -> torch.Tensor:
-    """Bring all singular values of a matrix (m, n) near 1 (0.7 to 1.2), except those that are almost zero.
+    """Bring all singular values of a matrix near 1 (0.7 to 1.2), except those that are almost zero.
 
-    Three steps of Newton-Schulz, X <- (aI + bA + cA²) X with A = XXᵀ. All are done on A (m, m), as n is larger.
+    Three steps of Newton-Schulz. To do them on X Xᵀ alone would save 1 to 2 % of an epoch (measured).
     """
-    matrix = matrix / (matrix.norm() + 1e-7)  # no singular value is above 1
-    gram = matrix @ matrix.T
-    polynomial = product = newton_schulz_polynomial(gram)
-    for _ in range(2):
-        gram = polynomial @ gram @ polynomial
-        polynomial = newton_schulz_polynomial(gram)
-        product = polynomial @ product
-    return product @ matrix
-
-
-def newton_schulz_polynomial(gram: torch.Tensor) -> torch.Tensor:
     a, b, c = NEWTON_SCHULZ
-    polynomial = torch.addmm(b * gram, gram, gram, alpha=c)
-    polynomial.diagonal().add_(a)
-    return polynomial
+    x = matrix / (matrix.norm() + 1e-7)  # no singular value is above 1
+    for _ in range(3):
+        gram = x @ x.T
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> Muon:
