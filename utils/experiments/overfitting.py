@@ -1,0 +1,99 @@
+"""Question 6: one hidden layer, from too narrow to wide enough to learn its images by heart."""
+
+from functools import partial
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from utils.experiments.study import (
+    Batches,
+    Study,
+    as_curve,
+    best_of,
+    draw_curve,
+    from_one,
+    join,
+    legend_below,
+    sgd,
+    train,
+)
+from utils.model import MLP
+from utils.visualize import COLORS, PAGE_WIDTH, epoch_ticks, new_figure
+
+WIDTHS = (2, 8, 32, 128, 512)  # hidden units
+MIDDLE = 32  # the width for which the learning rate of all is chosen, so that they differ in width alone
+IMAGES, EPOCHS = 2000, 40
+RISE = 0.03  # of the validation loss above its lowest: from here on we say that it has turned
+
+
+def measure(study: Study) -> dict:
+    def run(width: int, rate: float, seed: int) -> dict:
+        images = study.training(IMAGES, seed)
+        watched = {"train": images, "validation": study.validation}
+        curves = train(partial(MLP, (width,)), sgd, Batches(images, 50), rate, study.scaled(EPOCHS), seed, **watched)[1]
+        return curves | find_turn(curves["validation_loss"])
+
+    search = study.search(partial(run, MIDDLE), [0.003, 0.01, 0.03], lowest_validation_loss=min)
+    rate = search["best_by"]["lowest_validation_loss"]["value"]
+    result = {f"{width}": study.repeat(run, width, rate) for width in WIDTHS}
+    lowest = min(values["lowest_validation_loss"]["mean"] for values in result.values())
+    for values in result.values():
+        values["verdict"] = judge(values, lowest)
+    return {"rate": rate, "search": search, "widths": result, "finding": describe(result)}
+
+
+def find_turn(losses: list[float | None]) -> dict:
+    """Tell where a validation loss is lowest, and the share by which it is higher at the end; None if it diverged."""
+    if None in losses:
+        return {"lowest_validation_loss": None, "turning_epoch": None, "rise": None}
+    lowest = min(losses)
+    rise = losses[-1] / lowest - 1
+    return {"lowest_validation_loss": lowest, "turning_epoch": losses.index(lowest) + 1, "rise": rise}
+
+
+def judge(values: dict, lowest: float) -> str:
+    """Read the verdict off the curves; `lowest` is the lowest validation loss that any of the networks reached."""
+    if values["rise"]["mean"] - values["rise"]["std"] > RISE:
+        return "overfits"  # its validation loss has turned
+    if values["final_train_loss"]["mean"] > lowest:
+        return "underfits"  # worse on images that it was trained on than another on images that it never saw
+    return "about right"
+
+
+def describe(widths: dict[str, dict]) -> str:
+    verdicts = {
+        verdict: [n for n in widths if widths[n]["verdict"] == verdict] for verdict in ("underfits", "overfits")
+    }
+    parts = [f"{join(names)} units: {verdict}" for verdict, names in verdicts.items() if names]
+    return "; ".join([*parts, f"stopped early, best: {best_of(widths, 'lowest_validation_loss', min)}"])
+
+
+def draw_fit(axes: Axes, values: dict, title: str) -> None:
+    """Draw training and validation loss over the epochs, and mark the epoch of the lowest validation loss."""
+    training, validation = values["train_loss"], values["validation_loss"]
+    draw_curve(axes, from_one(training), training, "Training", color=COLORS["blue"], linestyle="-")
+    draw_curve(axes, from_one(validation), validation, "Validation", color=COLORS["vermilion"], linestyle="--")
+    axes.axvline(values["turning_epoch"]["mean"], color="black", linestyle=":", label="Lowest validation loss")
+    axes.set(title=title, xlabel="Epoch", ylabel="Loss", xticks=epoch_ticks(len(training["mean"])))
+
+
+def draw(result: dict) -> Figure:
+    figure, [[narrow, wide, sweep]] = new_figure(PAGE_WIDTH, 4.4, columns=3)
+    widths = result["widths"]
+    for axes, width in ((narrow, WIDTHS[0]), (wide, WIDTHS[-1])):
+        draw_fit(axes, widths[f"{width}"], f"{width} units\n{widths[f'{width}']['verdict']}")
+    wide.sharey(narrow)
+    sweep.sharey(narrow)
+    lines = {
+        "final_train_loss": ("Training, last epoch", COLORS["blue"], "-"),
+        "final_validation_loss": ("Validation, last epoch", COLORS["vermilion"], "--"),
+        "lowest_validation_loss": ("Validation, stopped early", "black", ":"),
+    }
+    for quantity, (label, color, style) in lines.items():
+        draw_curve(sweep, WIDTHS, as_curve(widths.values(), quantity), label, color=color, linestyle=style, marker="o")
+    sweep.set(title="All widths\n", xlabel="Hidden units (log scale)", ylabel="Loss", xscale="log")
+    sweep.set_xticks(WIDTHS, [f"{width}" for width in WIDTHS])
+    sweep.minorticks_off()
+    legend_below(figure, narrow, 3)
+    sweep.legend(loc="lower left", fontsize=9)
+    return figure
