@@ -86,7 +86,7 @@ def run_experiments(study: Study, folder: Path, only: str | None = None) -> None
             write_json(unfinished, record)
         print(f"{name:16s} {measured[name]['seconds']:6.1f} s   {measured[name]['finding']}", flush=True)
     for name in names:
-        draw_experiment(name, measured[name], study.data.title, folder / f"experiment-{name}.png")
+        save_figure(draw_experiment(name, measured[name], study.data.title), folder / f"experiment-{name}.png")
     record["experiments"] = {name: measured[name] for name in EXPERIMENTS if name in measured}
     write_json(complete, record)
     if not only:
@@ -147,11 +147,11 @@ def measure_experiment(name: str, study: Study) -> dict:
 
 
 @house_style()
-def draw_experiment(name: str, numbers: dict, dataset: str, path: Path) -> None:
+def draw_experiment(name: str, numbers: dict, dataset: str) -> Figure:
     _, draw = EXPERIMENTS[name]
     figure = draw(numbers)
     figure.suptitle(f"{dataset}: {numbers['finding']}", wrap=True)
-    save_figure(figure, path)
+    return figure
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 
 from utils.experiments.overfitting import draw_fit, find_turn
-from utils.experiments.study import Batches, Study, best_of, legend_below, train
+from utils.experiments.study import Batches, Study, best_of, join, legend_below, train
 from utils.model import MLP
 from utils.visualize import PAGE_WIDTH, new_figure
 
@@ -17,26 +17,28 @@ IMAGES, EPOCHS = 5000, 50
 
 
 def measure(study: Study) -> dict:
-    """Measure validation losses at the rate of the lowest one. `finished`: it came before the last epoch, each time."""
+    """Measure validation losses at the rate that gives the lowest one."""
 
     def run(p: float, rate: float, seed: int) -> dict:
         images, epochs = study.training(IMAGES, seed), study.scaled(EPOCHS)
         watched = {"train": images, "validation": study.validation}
         build = partial(MLP, HIDDEN, dropout=p)
-        _, curves = train(build, adam, Batches(images, 100), rate, epochs, seed, **watched)
+        curves = train(build, adam, Batches(images, 100), rate, epochs, seed, **watched)[1]
         return curves | find_turn(curves["validation_loss"])
 
     result = {f"{p:g}": study.search(partial(run, p), rates, lowest_validation_loss=min) for p, rates in RATES.items()}
     best = {p: at_best_rate(values) for p, values in result.items()}
-    for p, values in result.items():
-        epochs = best[p]["turning_epoch"]["per_seed"]
-        values["finished"] = max(epochs) < len(best[p]["train_loss"]["mean"])
-    unfinished = [p for p in result if not result[p]["finished"]]
+    unfinished = [p for p in best if not is_finished(best[p])]
     finding = (
         f"lowest validation loss with p = {best_of(best, 'lowest_validation_loss', min)}, "
         f"last one with p = {best_of(best, 'final_validation_loss', min)}"
     )
-    return {"p": result, "finding": finding + (f" (not finished: p = {', '.join(unfinished)})" if unfinished else "")}
+    return {"p": result, "finding": finding + (f" (not finished: p = {join(unfinished)})" if unfinished else "")}
+
+
+def is_finished(values: dict) -> bool:
+    """Tell whether the validation loss was lowest before the last epoch with each seed."""
+    return max(values["turning_epoch"]["per_seed"]) < len(values["validation_loss"]["mean"])
 
 
 def adam(model: nn.Module) -> Optimizer:

@@ -61,10 +61,12 @@ def judge(values: dict, lowest: float) -> str:
 
 
 def describe(widths: dict[str, dict]) -> str:
-    verdicts = {
-        verdict: [n for n in widths if widths[n]["verdict"] == verdict] for verdict in ("underfits", "overfits")
-    }
-    parts = [f"{join(names)} units: {verdict}" for verdict, names in verdicts.items() if names]
+    """Name the widths of each verdict, and those with the lowest validation loss of all."""
+    verdicts = {"overfits": "overfit", "underfits": "underfit", "about right": "are about right"}
+    parts = []
+    for verdict, says in verdicts.items():
+        names = [width for width in widths if widths[width]["verdict"] == verdict]
+        parts += [f"{join(names)} units {says}"] if names else []
     return "; ".join([*parts, f"stopped early, best: {best_of(widths, 'lowest_validation_loss', min)}"])
 
 

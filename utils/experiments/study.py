@@ -33,15 +33,15 @@ class Batches:
     def __init__(self, images: LabelledImages, batch_size: int, count: int | None = None) -> None:
         self.images, self.labels = (torch.cat(parts) for parts in zip(*images, strict=True))
         self.batch_size = batch_size
-        self.count = count or math.ceil(len(self.labels) / batch_size)
+        self.count = count
 
     def __len__(self) -> int:
-        return self.count
+        return self.count or math.ceil(len(self.labels) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        passes = math.ceil(self.count * self.batch_size / len(self.labels))
+        passes = math.ceil(self.count * self.batch_size / len(self.labels)) if self.count else 1
         order = torch.cat([torch.randperm(len(self.labels)) for _ in range(passes)])
-        for chosen in order.split(self.batch_size)[: self.count]:
+        for chosen in order.split(self.batch_size)[: len(self)]:
             yield self.images[chosen], self.labels[chosen]
 
 
