@@ -27,32 +27,32 @@ from utils.command_line import run_command
 from utils.data import load_synthetic
 from utils.errors import InputError, RunError
 from utils.experiments import __main__ as command
-from utils.experiments import activations, batch_size, dropout, learning_rate, overfitting, representations
+from utils.experiments import activations, batch_size, dropout, learning_rate, optimizers, overfitting, representations
 from utils.experiments.__main__ import EXPERIMENTS, draw_experiment, measure_experiment, parse_options, run_experiments
 from utils.experiments.study import GRID, Batches, Study, best_of, find_edges, sgd, summarize, train
 from utils.files import write_json
 from utils.model import MLP
 
 PROJECT = Path(__file__).resolve().parent.parent
-SHARE = 0.02  # of the images, epochs and draws of the real measurements
-KILLED_IN_THE_SECOND = f"""
+SHARE = 0.01  # of the images, epochs and draws of the real measurements
+KILLED_IN_THE_SECOND = """
 import os
 from pathlib import Path
-import torch
 from utils.data import load_synthetic
 from utils.experiments.__main__ import EXPERIMENTS, Study, run_experiments
-torch.set_num_threads(1)
-EXPERIMENTS["activations"] = (lambda study: os._exit(9), None)
-run_experiments(Study(load_synthetic(), (0, 1, 2), {SHARE}), Path("."))
+EXPERIMENTS.clear()
+EXPERIMENTS["first"] = (lambda study: {"finding": "done"}, None)
+EXPERIMENTS["second"] = (lambda study: os._exit(9), None)
+run_experiments(Study(load_synthetic(), (0, 1, 2)), Path("."))
 """
 
 
 @dataclass(frozen=True)
 class WholeSet:
-    """What a run left that was killed in its second experiment, and what the run left that went on from there."""
+    """What a run left that was stopped in its last experiment, and what the run left that went on from there."""
 
     folder: Path
-    files_after_kill: set[str]
+    files_after_stop: set[str]
     kept: dict  # the file of the unfinished run
     printed: str
     record: dict
@@ -77,21 +77,39 @@ def near_target() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def study() -> Study:
-    return Study(load_synthetic(), (0, 1, 2), SHARE)
+    return Study(load_synthetic(), (0, 1, 2), SHARE, further=0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, subprocess.Popen]]:
+    """A folder, and the process that works there until it dies; it starts while the whole set is measured."""
+    folder = tmp_path_factory.mktemp("killed")
+    command, environment = [sys.executable, "-c", KILLED_IN_THE_SECOND], os.environ | {"PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL) as process:
+        yield folder, process
+        process.kill()
 
 
 @pytest.fixture(scope="module")
 def whole_set(study: Study, tmp_path_factory: pytest.TempPathFactory) -> WholeSet:
     folder = tmp_path_factory.mktemp("figures")
-    killed = [sys.executable, "-c", KILLED_IN_THE_SECOND]
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    assert subprocess.run(killed, cwd=folder, env=environment, timeout=300, capture_output=True).returncode == 9
-    files = {path.name for path in folder.iterdir() if not path.name.startswith(".")}
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setitem(EXPERIMENTS, "optimizers", (stop, optimizers.draw))
+        run_experiments(study, folder)
+    files = visible_files(folder)
     kept = read_json(folder / "experiments.unfinished.json")
     printed = io.StringIO()
     with redirect_stdout(printed):
         run_experiments(study, folder)
     return WholeSet(folder, files, kept, printed.getvalue(), read_json(folder / "experiments.json"))
+
+
+def stop(study: Study) -> dict:
+    raise KeyboardInterrupt
+
+
+def visible_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
 
 
 @pytest.fixture
@@ -132,8 +150,7 @@ def same(value: object) -> dict:
 
 
 def test_every_experiment_has_a_figure_and_its_numbers(whole_set: WholeSet) -> None:
-    files = {path.name for path in whole_set.folder.iterdir() if not path.name.startswith(".")}
-    assert files == {"experiments.json", *(f"experiment-{name}.png" for name in EXPERIMENTS)}
+    assert visible_files(whole_set.folder) == {"experiments.json", *(f"experiment-{name}.png" for name in EXPERIMENTS)}
     assert list(whole_set.record["experiments"]) == list(EXPERIMENTS)
     for name in EXPERIMENTS:
         path = whole_set.folder / f"experiment-{name}.png"
@@ -166,11 +183,16 @@ def test_every_number_has_mean_and_deviation(numbers: dict[str, dict]) -> None:
 def test_progress_tells_seconds_and_finding(whole_set: WholeSet) -> None:
     lines = dict(line.split(maxsplit=1) for line in whole_set.printed.splitlines()[1:])
     assert list(lines) == list(EXPERIMENTS)
-    assert lines["dropout"].split()[1] == "s"
-    assert whole_set.record["experiments"]["dropout"]["finding"] in lines["dropout"]
+    assert lines["optimizers"].split()[1] == "s"
+    assert whole_set.record["experiments"]["optimizers"]["finding"] in lines["optimizers"]
 
 
 # The search for the best value
+
+
+@pytest.fixture
+def searching(study: Study) -> Study:
+    return Study(study.data, study.seeds)
 
 
 def distance_to(best: float) -> Callable[[float, int], dict]:
@@ -180,8 +202,10 @@ def distance_to(best: float) -> Callable[[float, int], dict]:
 
 @pytest.mark.parametrize("best", [0.003, 0.03, 1])
 @pytest.mark.parametrize(("target", "better"), [("loss", min), ("gain", max)])
-def test_a_search_goes_on_until_the_best_is_inside(study: Study, best: float, target: str, better: Callable) -> None:
-    result = study.search(distance_to(best), [0.01, 0.03, 0.1], **{target: better})
+def test_a_search_goes_on_until_the_best_is_inside(
+    searching: Study, best: float, target: str, better: Callable
+) -> None:
+    result = searching.search(distance_to(best), [0.01, 0.03, 0.1], **{target: better})
     found = result["best_by"][target]
     assert (found["value"], found["edge"]) == (best, None)
     tried = [float(value) for value in result["tried"]]
@@ -195,44 +219,44 @@ def test_the_grid_has_two_values_a_decade() -> None:
 
 
 @pytest.mark.parametrize(("best", "edge"), [(1e9, "highest"), (1e-12, "lowest")])
-def test_a_search_without_end_reports_the_edge(study: Study, best: float, edge: str) -> None:
-    result = study.search(distance_to(best), [0.01, 0.03, 0.1], loss=min)
+def test_a_search_without_end_reports_the_edge(searching: Study, best: float, edge: str) -> None:
+    result = searching.search(distance_to(best), [0.01, 0.03, 0.1], loss=min)
     assert result["best_by"]["loss"]["edge"] == edge
     assert len(result["tried"]) < 15
     assert find_edges({"networks": {"MLP": result}}) == [f"networks/MLP/best_by/loss ({edge})"]
 
 
-def test_an_edge_stands_in_the_finding_and_the_title(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edge_stands_in_the_finding_and_the_title(searching: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(study: Study) -> dict:
         return {"rates": study.search(distance_to(1e9), [0.1, 0.3, 1], loss=min), "finding": "the loss falls"}
 
     monkeypatch.setitem(EXPERIMENTS, "dropout", (measure, lambda numbers: Figure()))
-    measured = measure_experiment("dropout", study)
+    measured = measure_experiment("dropout", searching)
     assert measured["edges"] == ["rates/best_by/loss (highest)"]
     assert measured["finding"] == "the loss falls; best at the edge of what was tried: rates/best_by/loss (highest)"
     assert draw_experiment("dropout", measured, "CIFAR-10").get_suptitle() == f"CIFAR-10: {measured['finding']}"
 
 
-def test_each_target_has_its_own_best_value(study: Study) -> None:
+def test_each_target_has_its_own_best_value(searching: Study) -> None:
     def run(value: float, seed: int) -> dict:
         return distance_to(0.01)(value, seed) | {"accuracy": -abs(math.log(value / 1))}
 
-    found = study.search(run, [0.01, 0.03, 0.1], loss=min, accuracy=max)["best_by"]
+    found = searching.search(run, [0.01, 0.03, 0.1], loss=min, accuracy=max)["best_by"]
     assert (found["loss"]["value"], found["accuracy"]["value"]) == (0.01, 1)
     assert found["loss"]["edge"] is None and found["accuracy"]["edge"] is None
 
 
-def test_a_value_with_a_diverged_run_is_not_the_best(study: Study) -> None:
+def test_a_value_with_a_diverged_run_is_not_the_best(searching: Study) -> None:
     def run(value: float, seed: int) -> dict:
         return {"loss": None if value > 0.05 and seed == 1 else -value}
 
-    found = study.search(run, [0.03, 0.1, 0.3], loss=min)["best_by"]["loss"]
+    found = searching.search(run, [0.03, 0.1, 0.3], loss=min)["best_by"]["loss"]
     assert (found["value"], found["edge"]) == (0.03, None)
 
 
-def test_a_search_in_which_every_run_diverges_fails(study: Study) -> None:
+def test_a_search_in_which_every_run_diverges_fails(searching: Study) -> None:
     with pytest.raises(RunError, match="no value from .* to 0.3 gives a loss"):
-        study.search(lambda value, seed: {"loss": None}, [0.03, 0.1, 0.3], loss=min)
+        searching.search(lambda value, seed: {"loss": None}, [0.03, 0.1, 0.3], loss=min)
 
 
 # Titles and verdicts follow from the numbers
@@ -276,8 +300,8 @@ def test_the_best_method_is_named_for_each_count() -> None:
         name: {"images": {count: {"test_accuracy": same(share)} for count, share in by_count.items()}}
         for name, by_count in accuracies.items()
     }
-    assert representations.best_with(methods, "200") == "with 200 images, hand-made features (31 %)"
-    assert representations.best_with(methods, "20000") == "with 20,000 images, ConvNet (70 %)"
+    assert representations.best_with(methods, 200) == "hand-made features"
+    assert representations.best_with(methods, 20_000) == "ConvNet"
 
 
 @pytest.mark.parametrize(
@@ -288,8 +312,7 @@ def test_the_best_method_is_named_for_each_count() -> None:
     ],
 )
 def test_the_title_counts_the_runs_that_fail(above: dict, says: str) -> None:
-    best_by = {"final_train_loss": {"value": 0.1}}
-    assert learning_rate.describe({"best_by": best_by, "highest_rate_that_learns": 0.3, "above_it": above}) == says
+    assert learning_rate.describe({"best_rate": 0.1, "highest_rate_that_learns": 0.3, "above_it": above}) == says
 
 
 @pytest.mark.parametrize(("turns", "finished"), [([3, 4, 5], True), ([3, 4, 6], False)])
@@ -324,7 +347,7 @@ def test_a_falling_rate_ends_near_zero(study: Study) -> None:
         made.append(sgd(model))
         return made[-1]
 
-    batches = Batches(study.training(1000, 0), 5)  # 4 batches an epoch
+    batches = Batches(study.training(2000, 0), 5)  # 4 batches an epoch
     for falling, last in ((False, 0.8), (True, 0.8 / 8)):
         train(partial(MLP, (8,)), keep, batches, 0.8, 2, 0, falling)
         assert made[-1].param_groups[0]["lr"] == pytest.approx(last)
@@ -337,8 +360,8 @@ def test_a_loss_that_diverges_in_evaluation_is_null(study: Study) -> None:
     assert curves["watched_loss"] == curves["seconds"] == [None, None]
 
 
-def test_validation_takes_all_its_images() -> None:
-    whole = Study(load_synthetic(), (0, 1, 2))
+def test_validation_takes_all_its_images(study: Study) -> None:
+    whole = Study(study.data, study.seeds)
     assert sum(len(labels) for _, labels in whole.validation) == 200  # a tenth of the 2,000
 
 
@@ -383,13 +406,13 @@ def test_at_the_highest_rate_no_run_learns(numbers: dict) -> None:
     assert all(loss is None or loss > 0.95 * math.log(10) for loss in highest["per_seed"])
     assert None in highest["per_seed"] and highest["mean"] is None and highest["std"] is None
     low, high = result["near_best"]
-    best = result["best_by"]["final_train_loss"]["value"]
+    best = result["best_rate"]
     assert learning_rate.RATES[0] < low <= best <= high <= result["highest_rate_that_learns"] < learning_rate.RATES[-1]
     assert 1 <= result["above_it"]["diverged"] <= result["above_it"]["fail"] <= result["above_it"]["runs"]
 
 
 def test_a_far_too_low_rate_learns_next_to_nothing(numbers: dict) -> None:
-    first, *_, last = numbers["learning-rate"]["tried"][f"{learning_rate.RATES[0]:g}"]["train_loss"]["mean"]
+    first, *_, last = numbers["learning-rate"]["courses"][f"{learning_rate.RATES[0]:g}"]["mean"]
     assert abs(first - last) < 0.05
 
 
@@ -427,15 +450,33 @@ def test_ridge_regression_reads_the_class_where_it_can() -> None:
 # Interruptions, and one experiment alone
 
 
-def test_a_killed_run_keeps_what_was_finished(whole_set: WholeSet) -> None:
-    assert whole_set.files_after_kill == {"experiments.unfinished.json"}
-    finished = {name for name, numbers in whole_set.kept["experiments"].items() if numbers}
-    assert finished == {"representations"}
+def test_a_stopped_run_keeps_what_was_finished(whole_set: WholeSet) -> None:
+    assert whole_set.files_after_stop == {"experiments.unfinished.json"}
+    assert list(whole_set.kept["experiments"]) == list(EXPERIMENTS)[:-1]
 
 
 def test_the_next_run_goes_on_without_repeating(whole_set: WholeSet) -> None:
-    assert whole_set.printed.count("kept from the interrupted run") == 1
-    assert whole_set.record["experiments"]["representations"] == whole_set.kept["experiments"]["representations"]
+    assert whole_set.printed.count("kept from the interrupted run") == len(EXPERIMENTS) - 1
+    for name, kept in whole_set.kept["experiments"].items():
+        assert whole_set.record["experiments"][name] == kept
+
+
+def test_a_killed_run_goes_on_too(
+    killed: tuple[Path, subprocess.Popen], study: Study, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    folder, process = killed
+    assert process.wait(timeout=300) == 9
+    assert visible_files(folder) == {"experiments.unfinished.json"}
+    kept = read_json(folder / "experiments.unfinished.json")["experiments"]["first"]
+    for name, measure in (("first", stop), ("second", lambda study: {"finding": "done too"})):
+        monkeypatch.setitem(EXPERIMENTS, name, (measure, lambda numbers: Figure()))
+    for name in list(EXPERIMENTS)[:-2]:
+        monkeypatch.delitem(EXPERIMENTS, name)
+    run_experiments(study, folder)
+    assert "kept from the interrupted run" in capsys.readouterr().out.splitlines()[1]
+    record = read_json(folder / "experiments.json")
+    assert record["experiments"]["first"] == kept and record["experiments"]["second"]["finding"] == "done too"
+    assert "experiments.unfinished.json" not in visible_files(folder)
 
 
 def test_only_replaces_one_entry_with_the_same_numbers(
@@ -457,7 +498,7 @@ def test_only_replaces_one_entry_with_the_same_numbers(
 
 def test_only_leaves_an_interrupted_run_as_it_is(whole_set: WholeSet, study: Study, tmp_path: Path) -> None:
     write_json(tmp_path / "experiments.unfinished.json", whole_set.kept)
-    run_experiments(Study(study.data, (1, 2, 3), SHARE), tmp_path, only="dropout")
+    run_experiments(Study(study.data, (1, 2, 3), SHARE, further=0), tmp_path, only="dropout")
     assert read_json(tmp_path / "experiments.unfinished.json") == whole_set.kept
     record = read_json(tmp_path / "experiments.json")
     assert list(record["experiments"]) == ["dropout"] and record["seeds"] == [1, 2, 3]

@@ -16,7 +16,9 @@ from utils.experiments.study import (
     as_curve,
     best_of,
     draw_curve,
+    join,
     legend_below,
+    percent,
     sgd,
     train,
 )
@@ -71,9 +73,9 @@ def build(name: str, depth: int) -> MLP:
 def measure(study: Study) -> dict:
     result = {name: {f"{depth}": measure_network(study, name, depth) for depth in DEPTHS} for name in ACTIVATIONS}
     deepest = {name: by_depth[f"{DEPTHS[-1]}"] for name, by_depth in result.items()}
-    reaches = ", ".join(f"{100 * deepest[name]['share']['mean']:.2g} % ({name})" for name in ("sigmoid", "ReLU"))
+    reaches = join(f"{percent(deepest[name]['share']['mean'])} ({name})" for name in ("sigmoid", "ReLU"))
     lowest = best_of({name: at_best_rate(values) for name, values in deepest.items()}, "final_train_loss", min)
-    finding = f"{DEPTHS[-1]} layers deep, {reaches} of the error signal reaches the first; lowest loss: {lowest}"
+    finding = f"{DEPTHS[-1]} layers deep, {reaches} of the error signal reach the first; lowest loss: {lowest}"
     return {"activations": result, "finding": finding}
 
 

@@ -29,7 +29,7 @@ def measure(study: Study) -> dict:
 
     def run(size: int, rate: float, seed: int) -> dict:
         images, stretches = study.training(IMAGES, seed), study.scaled(PLAN[size][0])
-        batches = Batches(images, min(size, study.scaled(IMAGES)), max(1, STRETCH // size))
+        batches = Batches(images, min(size, study.scaled(IMAGES)), max(1, study.scaled(STRETCH) // size))
         curves = train(partial(MLP, (32,)), sgd, batches, rate, stretches, seed, train=images)[1]
         seen = [len(batches) * batches.batch_size * stretch for stretch in range(1, stretches + 1)]
         return curves | {"images": seen} | first_below(curves["train_loss"], seen, curves["seconds"])

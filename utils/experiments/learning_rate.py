@@ -15,7 +15,9 @@ from utils.experiments.study import (
     draw_curve,
     from_one,
     legend_below,
+    percent,
     sgd,
+    summarize,
     train,
 )
 from utils.model import MLP
@@ -23,19 +25,33 @@ from utils.visualize import COLORS, PAGE_WIDTH, new_figure
 
 RATES = GRID[GRID.index(1e-4) : GRID.index(10) + 1]
 STRETCH = 10  # steps, after which the loss is measured
-NEAR = 1.1  # times the lowest loss
+NEAR = 1.2  # times the lowest loss
 
 
 def measure(study: Study) -> dict:
+    curves: dict[tuple[float, int], list] = {}
+
     def run(rate: float, seed: int) -> dict:
-        images = study.training(5000, seed)
+        images, stretches = study.training(5000, seed), study.scaled(30)
         batches = Batches(images, 64, STRETCH)
-        return train(partial(MLP, (128, 64)), sgd, batches, rate, study.scaled(30), seed, train=images)[1]
+        values = train(partial(MLP, (128, 64)), sgd, batches, rate, stretches, seed, train=images)[1]
+        curves[rate, seed] = values["train_loss"]
+        return values
 
     found = study.search(run, RATES, final_train_loss=min)
+    result = found | read_off(found)
+    rates, best, highest = (result[key] for key in ("rates", "best_rate", "highest_rate_that_learns"))
+    shown = {rates[0], rates[2], best, highest, *[rate for rate in rates if rate > highest][:1]}
+    courses = {f"{rate:g}": summarize([curves[rate, seed] for seed in study.seeds]) for rate in sorted(shown)}
+    return result | {"courses": courses, "finding": describe(result)}
+
+
+def read_off(found: dict) -> dict:
+    """Tell which rates come near the lowest loss, above which rate runs fail, and how many of them."""
     finals = {float(rate): values["final_train_loss"] for rate, values in found["tried"].items()}
     best = found["best_by"]["final_train_loss"]
-    near = [rate for rate in finals if (finals[rate]["mean"] or math.inf) <= NEAR * best["final_train_loss"]["mean"]]
+    limit = NEAR * best["final_train_loss"]["mean"]
+    near = [rate for rate, loss in finals.items() if loss["mean"] is not None and loss["mean"] <= limit]
     failing = [rate for rate in finals if rate > best["value"] and any(map(fails, finals[rate]["per_seed"]))]
     highest = max(rate for rate in finals if not failing or rate < failing[0])
     above = [loss for rate in finals if rate > highest for loss in finals[rate]["per_seed"]]
@@ -45,8 +61,13 @@ def measure(study: Study) -> dict:
         "diverged": above.count(None),
         "no_better_than_guessing": sum(fails(loss) for loss in above if loss is not None),
     }
-    result = found | {"near_best": [near[0], near[-1]], "highest_rate_that_learns": highest, "above_it": outcomes}
-    return result | {"finding": describe(result)}
+    return {
+        "rates": list(finals),
+        "best_rate": best["value"],
+        "near_best": [near[0], near[-1]],
+        "highest_rate_that_learns": highest,
+        "above_it": outcomes,
+    }
 
 
 def fails(loss: float | None) -> bool:
@@ -55,41 +76,39 @@ def fails(loss: float | None) -> bool:
 
 
 def describe(result: dict) -> str:
-    lowest = f"lowest loss at the rate {result['best_by']['final_train_loss']['value']:g}"
-    highest, outcomes = result["highest_rate_that_learns"], result["above_it"]
-    if not outcomes["runs"]:
-        return f"{lowest}; every run learns"
-    return f"{lowest}; above {highest:g}, {outcomes['fail']} of {outcomes['runs']} runs learn nothing"
+    lowest, highest, above = (result[key] for key in ("best_rate", "highest_rate_that_learns", "above_it"))
+    if not above["runs"]:
+        return f"lowest loss at the rate {lowest:g}; every run learns"
+    return (
+        f"lowest loss at the rate {lowest:g}; above {highest:g}, {above['fail']} of {above['runs']} runs learn nothing"
+    )
 
 
 def draw(result: dict) -> Figure:
     figure, [[course, end]] = new_figure(PAGE_WIDTH, 4.8, columns=2)
-    rates = [float(rate) for rate in result["tried"]]
-    best, highest = result["best_by"]["final_train_loss"]["value"], result["highest_rate_that_learns"]
-    beyond = [rate for rate in rates if rate > highest]
-    for rate in sorted({rates[0], rates[2], best, highest, *beyond[:1]}):
-        draw_course(course, rate, result["tried"][f"{rate:g}"]["train_loss"])
+    for rate, curve in result["courses"].items():
+        draw_course(course, rate, curve)
+    rates, above = result["rates"], result["above_it"]
     draw_curve(end, rates, as_curve(result["tried"].values(), "final_train_loss"), "Final loss", marker="o")
-    shade(end, *result["near_best"], COLORS["green"], "Within 10 % of the lowest")
+    shade(end, *result["near_best"], COLORS["green"], f"Within {percent(NEAR - 1)} of the lowest")
+    beyond = [rate for rate in rates if rate > result["highest_rate_that_learns"]]
     if beyond:
-        every = result["above_it"]["fail"] == result["above_it"]["runs"]
-        shade(end, beyond[0], beyond[-1], COLORS["vermilion"], "No run learns" if every else "Not every run learns")
+        text = "No run learns" if above["fail"] == above["runs"] else "Not every run learns"
+        shade(end, beyond[0], beyond[-1], COLORS["vermilion"], text)
     course.set(title="While training", xlabel="Step", ylabel="Training loss", ylim=(None, 4))
-    end.set(
-        title="At the end", xlabel="Learning rate (log scale)", ylabel="Training loss", xscale="log", ylim=(None, 3)
-    )
+    end.set(title="At the end", xlabel="Learning rate (log scale)", ylabel="Training loss", xscale="log")
     legend_below(figure, course, 5, title="Learning rate, on the left")
     return figure
 
 
-def draw_course(axes: Axes, rate: float, curve: dict) -> None:
+def draw_course(axes: Axes, rate: str, curve: dict) -> None:
     """Draw the loss over the steps, or where runs diverge, a cross at the end of each."""
     ends = [STRETCH * (losses.index(None) + 1) for losses in curve["per_seed"] if None in losses]
     if ends:
-        label = f"{rate:g} ({len(ends)} of {curve['n']} diverge)"
+        label = f"{rate} ({len(ends)} of {curve['n']} diverge)"
         axes.plot(ends, [3.9] * len(ends), linestyle="", marker="X", markersize=11, label=label)
     else:
-        draw_curve(axes, [STRETCH * stretch for stretch in from_one(curve)], curve, f"{rate:g}")
+        draw_curve(axes, [STRETCH * stretch for stretch in from_one(curve)], curve, rate)
 
 
 def shade(axes: Axes, low: float, high: float, color: str, text: str) -> None:

@@ -20,7 +20,6 @@ from utils.experiments.study import (
     build_convnet,
     draw_curve,
     optimizer_of_main,
-    percent,
     summarize,
     train,
 )
@@ -35,9 +34,9 @@ DIRECTIONS = 9  # of the gradient, from 0 to 180 degrees
 CELL = 4  # pixels on each side of the square of which a histogram is made
 # How to build each network from its training images, and the learning rates to begin the search with.
 NETWORKS: dict[str, tuple[Callable[[LabelledImages], nn.Module], list[float]]] = {
-    "linear classifier on pixels": (lambda images: MLP(()), [1e-3, 3e-3, 1e-2]),
+    "linear classifier on pixels": (lambda images: MLP(()), [3e-4, 1e-3, 3e-3]),
     "MLP": (lambda images: MLP((256,)), [3e-3, 1e-2, 3e-2]),
-    "ConvNet": (build_convnet, [0.1, 0.3, 1]),
+    "ConvNet": (build_convnet, [0.3, 1, 3]),
 }
 Features = tuple[torch.Tensor, torch.Tensor]  # (n, d) and the labels (n,)
 
@@ -52,14 +51,14 @@ def measure(study: Study) -> dict:
         few, many = (by_count[count]["test_accuracy"]["per_seed"] for count in (COUNTS[0], COUNTS[-1]))
         gain = summarize([after - before for before, after in zip(few, many, strict=True)])
         result[name] = {"images": {f"{study.scaled(n)}": values for n, values in by_count.items()}, "gain": gain}
-    findings = [best_with(result, f"{study.scaled(count)}") for count in (COUNTS[0], COUNTS[-1])]
-    return {"methods": result, "finding": "; ".join(findings)}
+    best = [
+        f"with {study.scaled(count):,}: {best_with(result, study.scaled(count))}" for count in (COUNTS[0], COUNTS[-1])
+    ]
+    return {"methods": result, "finding": f"best test accuracy by training images, {'; '.join(best)}"}
 
 
-def best_with(methods: dict[str, dict], count: str) -> str:
-    results = {name: method["images"][count] for name, method in methods.items()}
-    best = max(result["test_accuracy"]["mean"] for result in results.values())
-    return f"with {int(count):,} images, {best_of(results, 'test_accuracy', max)} ({percent(best)})"
+def best_with(methods: dict[str, dict], count: int) -> str:
+    return best_of({name: method["images"][f"{count}"] for name, method in methods.items()}, "test_accuracy", max)
 
 
 def measure_network(study: Study, name: str, count: int) -> dict:
@@ -72,7 +71,7 @@ def measure_network(study: Study, name: str, count: int) -> dict:
         models[rate, seed], curves = train(
             partial(build, images), optimizer_of_main, batches, rate, 1, seed, falling=True, validation=study.validation
         )
-        return {"validation_accuracy": curves["validation_accuracy"][-1]}
+        return {"validation_accuracy": curves["final_validation_accuracy"]}
 
     def test(rate: float, seed: int) -> dict:
         return {"test_accuracy": accuracy(models[rate, seed], study.test)}

@@ -21,7 +21,6 @@ from utils.training import evaluate, make_optimizer, seed_epoch, train_one_epoch
 
 GUESSING = math.log(10)  # the cross-entropy of ten equal probabilities
 GRID = [float(f"{digit}e{exponent}") for exponent in range(-7, 4) for digit in (1, 3)]  # two values in each decade
-MOST_FURTHER = 6  # values that a search tries beyond the first ones
 PERCENT = PercentFormatter(1, decimals=0, symbol=" %")
 
 LabelledImages = list[tuple[torch.Tensor, torch.Tensor]]  # chunks of normalized images (n, 3, 32, 32) and labels (n,)
@@ -52,6 +51,7 @@ class Study:
     data: ImageData
     seeds: tuple[int, ...]
     share: float = 1.0
+    further: int = 6  # values that a search may try beyond the first ones
 
     def scaled(self, count: int) -> int:
         return max(2, round(self.share * count))
@@ -81,10 +81,8 @@ class Study:
         return prepare(self.data.test_images[:count], self.data.test_labels[:count])
 
     def repeat(self, run: Callable[..., dict], *arguments: object) -> dict:
-        """Call `run(*arguments, seed)` with each seed; summarize what it returns, and the last value of each curve."""
+        """Call `run(*arguments, seed)` with each seed and summarize the numbers and curves that it returns."""
         runs = [run(*arguments, seed) for seed in self.seeds]
-        for values in runs:
-            values |= {f"final_{name}": values[name][-1] for name in values if isinstance(values[name], list)}
         return {name: summarize([values[name] for values in runs]) for name in runs[0]}
 
     def search(self, run: Callable[[float, int], dict], first: list[float], **targets: Callable) -> dict:
@@ -92,7 +90,8 @@ class Study:
 
         Each target names a number that `run` returns, and how to choose: min or max. The search goes on until, for each
         target, the value with the best mean has worse ones on both sides. If it ends before that, `edge` of the best
-        value says so: "lowest" or "highest" of all that were tried. Raises RunError if none gives one.
+        value says so: "lowest" or "highest" of all that were tried. Raises RunError if none gives one. The curves are
+        kept of the best value alone, to keep the record small.
         """
         tried: dict[float, dict] = {}
         ahead = list(first)
@@ -101,12 +100,16 @@ class Study:
             choices = {target: choose(tried, target, better) for target, better in targets.items()}
             ends = {"lowest": GRID.index(min(tried)) - 1, "highest": GRID.index(max(tried)) + 1}
             edges = sorted({choice["edge"] for choice in choices.values() if choice["edge"]})
-            given_up = len(tried) >= len(first) + MOST_FURTHER
+            given_up = len(tried) >= len(first) + self.further
             ahead = [] if given_up else [GRID[ends[edge]] for edge in edges if 0 <= ends[edge] < len(GRID)]
         for target, choice in choices.items():
             if choice[target]["mean"] is None:
                 raise RunError(f"no value from {min(tried):g} to {max(tried):g} gives a {target}")
-        return {"best_by": choices, "tried": {f"{value:g}": tried[value] for value in sorted(tried)}}
+        return {"best_by": choices, "tried": {f"{value:g}": without_curves(tried[value]) for value in sorted(tried)}}
+
+
+def without_curves(result: dict[str, dict]) -> dict[str, dict]:
+    return {name: summary for name, summary in result.items() if not isinstance(summary["mean"], list)}
 
 
 def prepare(images: torch.Tensor, labels: torch.Tensor) -> LabelledImages:
@@ -153,7 +156,7 @@ def join(names: Iterable[str]) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.{0 if share > 0.01 else 2}f} %"
 
 
 def sgd(model: nn.Module, momentum: float = 0.0) -> Optimizer:
@@ -182,7 +185,7 @@ def train(
     """Train a network from the seed, at a constant learning rate or one that falls linearly to zero.
 
     Returns it and its curves: loss and accuracy of the `watched` images, in evaluation mode, after each epoch, None
-    from where it diverged on. `seconds` count the training alone, from its start.
+    from where it diverged on, and the last value of each as `final_...`. `seconds` count the training alone.
     """
     names = [f"{name}_{quantity}" for name in watched for quantity in ("loss", "accuracy")]
     curves: dict[str, list] = {name: [None] * epochs for name in (*names, "seconds")}
@@ -203,7 +206,8 @@ def train(
         curves["seconds"][epoch] = seconds
         for name, evaluation in measured.items():
             curves[f"{name}_loss"][epoch], curves[f"{name}_accuracy"][epoch] = evaluation.loss, evaluation.accuracy
-    return model, curves
+    finals = {f"final_{name}": curve[-1] for name, curve in curves.items() if name != "seconds"}
+    return model, curves | finals
 
 
 def accuracy(model: nn.Module, images: LabelledImages) -> float:
