@@ -119,8 +119,8 @@ def draw_test_figures(run: Run, images: ImageDataset, test: Evaluation) -> None:
 
 def settings_of(options: argparse.Namespace, dataset: str) -> dict[str, str | float]:
     """Return the options that decide the result, as they are saved, compared and printed."""
-    others = ("data_dir", "out_dir", "device", "precision", "resume", "test_only", "show")
-    return {name: value for name, value in vars(options).items() if name not in others} | {"dataset": dataset}
+    names = ("model", *RECIPES[options.model], "seed", "dry_run")
+    return {"dataset": dataset} | {name: getattr(options, name) for name in names}
 
 
 def parse_options(arguments: list[str]) -> argparse.Namespace:
