@@ -56,7 +56,8 @@ def print_header(run: Run, progress: Progress, epochs: Sequence[int]) -> None:
     """Print what is trained on what, with which settings, and the head of the table of epochs, if there will be any."""
     facts = run.facts
     images = ", ".join(f"{count:,} {split.replace('_', ' ')}" for split, count in facts["images"].items())
-    settings = ", ".join(f"{name} {value}".replace("_", " ") for name, value in progress.settings.items() if value)
+    chosen = {name.replace("_", " "): value for name, value in progress.settings.items() if value is not False}
+    settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
     print(f"run      {run.title} with {facts['parameters']:,} parameters")
     print(f"images   {images}")
     print(f"device   {facts['device']}, {facts['precision']}, {facts['threads']} threads")
