@@ -103,13 +103,14 @@ def main(arguments: list[str]) -> None:
         print_test(run, test, progress.best_epoch)
 
         # 5. Figures
-        draw_test_figures(run, images.test, test)
+        draw_figures(run, progress, images.test, test)
         save_metrics(run, progress, test)
         print_files(run, options.show)
 
 
-def draw_test_figures(run: Run, images: ImageDataset, test: Evaluation) -> None:
-    """Draw ten predictions, the ten worst mistakes and the confusion matrix."""
+def draw_figures(run: Run, progress: Progress, images: ImageDataset, test: Evaluation) -> None:
+    """Draw the curves, ten predictions, the ten most confident mistakes and the confusion matrix."""
+    plot_curves(progress.history, progress.best_epoch, run.title, run.folder / "curves.png")
     title = f"{run.title}: {100 * test.accuracy:.1f} % of {len(test.labels):,} test images right"
     answers = (images.images.cpu().numpy(), test.probabilities.numpy(), test.labels.numpy(), run.class_names)
     plot_predictions(*answers, title, run.folder / "predictions.png")

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import draw_nothing, few_images
 
+import main
 from utils import cifar10
-from utils.data import ImageData, load_dataset
+from utils.data import LabelledImages, load_dataset
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))
@@ -90,8 +92,15 @@ def real_data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_cifar10(real_data_dir: Path) -> ImageData:
+def real_cifar10(real_data_dir: Path) -> LabelledImages:
     return load_dataset("cifar10", real_data_dir)
+
+
+@pytest.fixture
+def quick_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs in this process use few images, and leave empty files in the place of figures."""
+    monkeypatch.setattr(main, "load_dataset", lambda choice, data_dir: few_images())
+    draw_nothing(monkeypatch)
 
 
 def file_md5(path: Path) -> str:

@@ -1,33 +1,47 @@
-"""main.py: the whole walk, as a process of its own where that matters, and what it leaves behind."""
+"""main.py: whole runs, what they leave behind, and how they go on."""
 
+import errno
 import math
 import os
 import re
 import shutil
-import signal
-import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import CLASS_NAMES, SmallCifar10
-from helpers import MINUTE, PROJECT, contents, end_of, read_json, visible_files
+from helpers import (
+    FILES,
+    TINY,
+    Outcome,
+    contents,
+    draw_nothing,
+    few_images,
+    read_json,
+    results,
+    run_script,
+    visible_files,
+    write_pixels,
+)
+from matplotlib.figure import Figure
 from matplotlib.image import imread
+from torch import nn
 
-import main as main_module
-from main import main, parse_options
-from utils.command_line import run_command
+import main
+from utils import files
+from utils.checkpoint import Progress
+from utils.data import batches, load_synthetic, split_dataset
 from utils.errors import InputError, RunError
+from utils.files import write_json
+from utils.model import MODELS
 from utils.synthetic import CLASS_NAMES as SHAPE_NAMES
+from utils.training import evaluate
 
-FILES = {"best.pt", "confusion.png", "curves.png", "last.pt", "metrics.json", "predictions.png"}
-OPTIONS = {
-    *("dataset", "data_dir", "out_dir", "model", "width", "epochs", "batch_size", "lr", "weight_decay"),
-    *("label_smoothing", "seed", "device", "precision", "resume", "test_only", "dry_run", "show"),
-}
+FIGURES = ("confusion.png", "curves.png", "mistakes.png", "predictions.png")
+CHECKPOINTS = ("best.pt", "last.pt")
 EPOCH_NUMBERS = {
     *("epoch", "learning_rate", "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "seconds"),
 }
@@ -35,64 +49,41 @@ EPOCH_NUMBERS = {
 ONE_EPOCH_ACCURACY = 0.78
 
 
-def start_walk(cwd: Path, *arguments: object) -> subprocess.Popen:
-    """Start main.py in the folder `cwd`; it could not reach any other machine if it tried."""
-    nowhere = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-    return subprocess.Popen(
-        [sys.executable, str(PROJECT / "main.py"), *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env=os.environ | nowhere,
-    )
+def refuse(out_dir: Path, *options: object, code: int = 2) -> str:
+    """Run what must end in one line with nothing overwritten; return the line."""
+    before = contents(out_dir.parent)
+    run = run_script(out_dir, *options)
+    assert run.code == code, run.err
+    assert run.err.startswith("error: ") and run.err.endswith("\n") and run.err[:-1].isprintable()
+    assert contents(out_dir.parent) == before
+    return run.err
 
 
-@dataclass(frozen=True)
-class Walk:
-    """What a run of main.py left: its exit code, what it printed, and its output folder."""
+# A whole run on the drawn images
 
-    code: int
-    out: str
-    err: str
-    folder: Path
-
-    @property
-    def metrics(self) -> dict:
-        return read_json(self.folder / "metrics.json")
-
-
-def finish_walk(process: subprocess.Popen, folder: Path) -> Walk:
-    return Walk(*end_of(process), folder)
-
-
-def assert_is_a_picture(path: Path) -> None:
-    pixels = imread(path)
-    assert min(pixels.shape[:2]) > 300
-    assert pixels[..., :3].std() > 0.02  # not one colour
-
-
-# The default run on the drawn images
+WHOLE = ("--dataset", "synthetic", "--width", 0.3, "--epochs", 3, "--batch-size", 64)
 
 
 @pytest.fixture(scope="module")
-def synthetic_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    """The whole walk with default options, from another current directory, into a folder with a space in its name."""
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    """A run from another current directory, into a folder with a space in its name."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     out_dir = tmp_path_factory.mktemp("results") / "out puts"
-    walk = finish_walk(start_walk(elsewhere, "--dataset", "synthetic", "--out-dir", out_dir), out_dir / "synthetic")
-    assert list(elsewhere.iterdir()) == []
-    assert [path.name for path in out_dir.iterdir()] == ["synthetic"]
-    return walk
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(elsewhere)
+        run = run_script(out_dir, *WHOLE)
+    assert os.listdir(elsewhere) == []
+    assert os.listdir(out_dir) == ["synthetic"]
+    return run
 
 
-def test_the_walk_ends_well_and_warns_of_nothing(synthetic_walk: Walk) -> None:
-    assert (synthetic_walk.code, synthetic_walk.err) == (0, "")
-    assert visible_files(synthetic_walk.folder) == FILES
+def test_a_run_ends_well_and_warns_of_nothing(whole_run: Outcome) -> None:
+    assert (whole_run.code, whole_run.err) == (0, "")
+    assert visible_files(whole_run.folder) == FILES
 
 
-def test_the_network_learns_to_tell_the_shapes_apart(synthetic_walk: Walk) -> None:
-    metrics = synthetic_walk.metrics
+def test_the_network_learns_to_tell_the_shapes_apart(whole_run: Outcome) -> None:
+    metrics = whole_run.metrics
     assert metrics["test_accuracy"] > 0.9
     assert set(metrics["class_accuracy"]) == set(SHAPE_NAMES)
     shares = list(metrics["class_accuracy"].values())  # of equally many test images
@@ -100,29 +91,30 @@ def test_the_network_learns_to_tell_the_shapes_apart(synthetic_walk: Walk) -> No
     assert metrics["history"][0]["train_loss"] > metrics["history"][-1]["train_loss"] > 0
 
 
-def test_metrics_tell_all_of_the_run(synthetic_walk: Walk) -> None:
-    metrics = synthetic_walk.metrics
+def test_metrics_tell_all_of_the_run(whole_run: Outcome) -> None:
+    metrics = whole_run.metrics
     assert metrics["dataset"] == "synthetic"
-    assert set(metrics["options"]) == OPTIONS
-    assert metrics["options"]["out_dir"] == str(synthetic_walk.folder.parent)
+    recipe = main.RECIPES["convnet"] | {"width": 0.3, "epochs": 3, "batch_size": 64}
+    settings = {"dataset": "synthetic", "model": "convnet", "seed": 0, "dry_run": False}
+    assert metrics["settings"] == recipe | settings
     for package in ("torch", "numpy", "matplotlib"):
         assert metrics["versions"][package] == sys.modules[package].__version__
     assert metrics["versions"]["python"] == sys.version.split()[0]
     assert metrics["device"].split()[0] in ("cpu", "cuda", "mps")
     assert metrics["precision"] in ("float32", "bfloat16")
     images = metrics["images"]
-    assert images["training"] == 9 * images["validation"] > 0 and images["test"] > 0
+    assert images["training"] == 9 * images["validation"] == 9 * images["training_sample"] > 0 and images["test"] > 0
     assert all(math.isfinite(metrics[name]) for name in ("test_loss", "test_accuracy"))
     history = metrics["history"]
-    assert [row["epoch"] for row in history] == list(range(1, metrics["options"]["epochs"] + 1))
+    assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(set(row) == EPOCH_NUMBERS for row in history)
-    assert sum(row["seconds"] for row in history) <= metrics["seconds"]["total"]
+    assert sum(row["seconds"] for row in history) == metrics["seconds"]["training"] <= metrics["seconds"]["total"]
     accuracies = [row["validation_accuracy"] for row in history]
     assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies))
 
 
-def test_what_is_printed_can_be_read_in_a_log_file(synthetic_walk: Walk) -> None:
-    out, metrics = synthetic_walk.out, synthetic_walk.metrics
+def test_what_is_printed_can_be_read_in_a_log_file(whole_run: Outcome) -> None:
+    out, metrics = whole_run.out, whole_run.metrics
     assert all(letter.isprintable() or letter == "\n" for letter in out)  # no escape code, no carriage return
     assert "Synthetic images (not CIFAR-10)" in out
     assert f"{metrics['parameters']:,}" in out and metrics["precision"] in out and metrics["device"] in out
@@ -130,373 +122,422 @@ def test_what_is_printed_can_be_read_in_a_log_file(synthetic_walk: Walk) -> None
     assert [int(line[0]) for line in epoch_lines] == [row["epoch"] for row in metrics["history"]]
     for line, row in zip(epoch_lines, metrics["history"], strict=True):
         assert f"{row['train_loss']:.4f}" in line and f"{row['validation_accuracy']:.2%}" in line
-    assert "best," in epoch_lines[metrics["best_epoch"] - 1]
+    assert "best" in epoch_lines[metrics["best_epoch"] - 1]
     assert f"accuracy {metrics['test_accuracy']:.2%}" in out
     assert all(name in out for name in SHAPE_NAMES)
-    assert all(str(synthetic_walk.folder / name) in out for name in FILES)
+    assert all(str(whole_run.folder / name) in out for name in FILES)
 
 
-def test_the_figures_are_pictures(synthetic_walk: Walk) -> None:
-    for name in ("curves.png", "predictions.png", "confusion.png"):
-        assert_is_a_picture(synthetic_walk.folder / name)
+def test_the_figures_are_pictures_of_their_own(whole_run: Outcome) -> None:
+    assert len({(whole_run.folder / name).read_bytes() for name in FIGURES}) == 4
+    for name in FIGURES:
+        pixels = imread(whole_run.folder / name)
+        assert min(pixels.shape[:2]) > 300
+        assert pixels[..., :3].std() > 0.02  # not one colour
 
 
-def test_the_checkpoints_are_plain_data(synthetic_walk: Walk) -> None:
-    for name in ("best.pt", "last.pt"):
-        checkpoint = torch.load(synthetic_walk.folder / name, weights_only=True)
-        assert checkpoint["options"] == synthetic_walk.metrics["options"]
+def test_best_pt_holds_the_weights_and_nothing_else(whole_run: Outcome) -> None:
+    """One line is enough to use them."""
+    model = MODELS["convnet"](width=0.3)
+    model.load_state_dict(torch.load(whole_run.folder / "best.pt"))
+    metrics, data = whole_run.metrics, load_synthetic()
+    splits = split_dataset(data, 64)
+    test = evaluate(model, batches(splits.test), metrics["precision"])
+    assert test.accuracy == pytest.approx(metrics["test_accuracy"], abs=0.005)
+    best = metrics["history"][metrics["best_epoch"] - 1]
+    for split, name in ((splits.training_sample, "train_accuracy"), (splits.validation, "validation_accuracy")):
+        measured = evaluate(model, batches(split), metrics["precision"])
+        assert measured.accuracy == pytest.approx(best[name], abs=0.011)
 
 
-def test_test_only_finds_the_same_result_and_keeps_the_checkpoints(synthetic_walk: Walk, tmp_path: Path) -> None:
-    folder = shutil.copytree(synthetic_walk.folder, tmp_path / "synthetic")
-    arguments = ["--dataset", "synthetic", "--out-dir", str(tmp_path), "--test-only", "--device", "cpu"]
-    assert run_command(main, arguments, "") == 0
-    after, before = read_json(folder / "metrics.json"), synthetic_walk.metrics
+def test_testing_again_finds_the_same(whole_run: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without an epoch there is no table, and the checkpoints stay as they are."""
+    draw_nothing(monkeypatch)
+    folder = shutil.copytree(whole_run.folder, tmp_path / "synthetic")
+    options = ("--dataset", "synthetic", "--width", 0.3, "--device", "cpu", "--test-only")
+    again = run_script(tmp_path, *options)
+    assert (again.code, again.err) == (0, "")
+    assert "validation loss" not in again.out and "test     accuracy" in again.out
+    after, before = again.metrics, whole_run.metrics
     assert after["test_accuracy"] == before["test_accuracy"]
     assert after["test_loss"] == pytest.approx(before["test_loss"], rel=1e-4)
-    assert after["class_accuracy"] == before["class_accuracy"]
-    assert after["history"] == before["history"]
-    for name in ("best.pt", "last.pt"):
-        assert (folder / name).read_bytes() == (synthetic_walk.folder / name).read_bytes()
+    for name in ("class_accuracy", "history", "best_epoch", "settings"):
+        assert after[name] == before[name]
+    for name in CHECKPOINTS:
+        assert (folder / name).read_bytes() == (whole_run.folder / name).read_bytes()
 
 
-# Interrupting and going on
-
-TINY = ("--dataset", "synthetic", "--width", 0.05, "--epochs", 2, "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def whole_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    out_dir = tmp_path_factory.mktemp("whole")
-    return finish_walk(start_walk(out_dir, *TINY, "--out-dir", out_dir), out_dir / "synthetic")
-
-
-@pytest.fixture(scope="module")
-def interrupted_walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
-    """A run that gets Ctrl-C as soon as it has printed the line of its first epoch."""
-    out_dir = tmp_path_factory.mktemp("interrupted")
-    process = start_walk(out_dir, *TINY, "--out-dir", out_dir)
-    while not re.match(r" +1 +\d", process.stdout.readline()):
-        assert process.poll() is None, process.stderr.read()
-    process.send_signal(signal.SIGINT)
-    return finish_walk(process, out_dir / "synthetic")
+def test_the_figures_show_the_test_images(tmp_path: Path, quick_runs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    for name in ("predictions", "mistakes", "confusion"):
+        monkeypatch.setattr(main, f"plot_{name}", lambda *arguments, name=name: drawn.update({name: arguments}))
+    run = run_script(tmp_path, *TINY, "--epochs", 1)
+    data, accuracy = few_images(), run.metrics["test_accuracy"]
+    for name in ("predictions", "mistakes"):
+        images, probabilities, labels, class_names, title, path = drawn[name]
+        assert (images == data.test_images.numpy()).all() and (labels == data.test_labels.numpy()).all()
+        assert (probabilities.argmax(axis=1) == labels).mean() == pytest.approx(accuracy)
+        assert class_names == SHAPE_NAMES and path == run.folder / f"{name}.png"
+        assert f"{100 * accuracy:.1f} %" in title and "not CIFAR-10" in title
+    matrix, class_names, title, path = drawn["confusion"]
+    assert matrix.sum() == 40 and matrix.trace() / 40 == pytest.approx(accuracy)
+    assert class_names == SHAPE_NAMES and path == run.folder / "confusion.png"
 
 
-def test_ctrl_c_ends_with_one_line_that_says_how_to_go_on(interrupted_walk: Walk) -> None:
-    assert interrupted_walk.code == 130
-    assert interrupted_walk.err.count("\n") == 1 and "--resume" in interrupted_walk.err
+# Every network
 
 
-def test_ctrl_c_leaves_figures_and_numbers_of_the_finished_epochs(interrupted_walk: Walk) -> None:
-    assert visible_files(interrupted_walk.folder) == {"best.pt", "curves.png", "last.pt", "metrics.json"}
-    assert_is_a_picture(interrupted_walk.folder / "curves.png")
-    metrics = interrupted_walk.metrics
-    assert [row["epoch"] for row in metrics["history"]] == [1]
-    assert metrics["test_accuracy"] is None
+class OwnNetwork(nn.Module):
+    """What a student adds, and nothing more. One layer is frozen, and one is never used."""
+
+    def __init__(self, classes: int, width: float) -> None:
+        super().__init__()
+        self.frozen = nn.Conv2d(3, 4, kernel_size=4, stride=4).requires_grad_(False)
+        self.unused = nn.Linear(3, 3)
+        self.layer = nn.Linear(4 * 8 * 8, round(100 * width))
+        self.head = nn.Linear(round(100 * width), classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.frozen(images).flatten(1)).relu())
 
 
-def without_times(value: object) -> object:
-    """Return a checkpoint or metrics without what two equal runs may differ in."""
-    if isinstance(value, dict):
-        differing = ("seconds", "out_dir", "resume")
-        return {key: without_times(item) for key, item in value.items() if key not in differing}
-    if isinstance(value, list):
-        return [without_times(item) for item in value]
-    return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
-
-
-def test_a_resumed_run_ends_like_one_that_was_never_interrupted(
-    whole_walk: Walk, interrupted_walk: Walk, tmp_path: Path
-) -> None:
-    folder = shutil.copytree(interrupted_walk.folder, tmp_path / "synthetic")
-    resumed = finish_walk(start_walk(tmp_path, *TINY, "--out-dir", tmp_path, "--resume"), folder)
-    assert (whole_walk.code, whole_walk.err) == (resumed.code, resumed.err) == (0, "")
-    assert not re.search(r"^ +1 +\d", resumed.out, re.MULTILINE) and re.search(r"^ +2 +\d", resumed.out, re.MULTILINE)
-    assert visible_files(folder) == FILES
-    for name in ("last.pt", "best.pt"):
-        checkpoints = [torch.load(walk.folder / name, weights_only=True) for walk in (whole_walk, resumed)]
-        assert without_times(checkpoints[0]) == without_times(checkpoints[1])
-    assert without_times(whole_walk.metrics) == without_times(resumed.metrics)
-
-
-def image_losses(walk: Walk) -> torch.Tensor:
-    """The loss of each training image when the run last trained on it."""
-    return torch.load(walk.folder / "last.pt", weights_only=True)["image_losses"]
-
-
-def test_the_second_epoch_skips_most_of_the_images_that_the_first_knew_best(
-    whole_walk: Walk, interrupted_walk: Walk
-) -> None:
-    first, second = image_losses(interrupted_walk), image_losses(whole_walk)
-    skipped = first == second
-    assert 0.4 < skipped.float().mean() < 0.5
-    assert first[skipped].max() <= first.median()
-
-
-# Small runs on a small CIFAR-10, inside this process
-
-
-@dataclass(frozen=True)
-class SmallWalk:
-    """Runs the walk on a small CIFAR-10: 180 images for training, 20 for validation, 40 for test."""
-
-    data_dir: Path
-    out_dir: Path
-    capsys: pytest.CaptureFixture[str]
-
-    @property
-    def folder(self) -> Path:
-        return self.out_dir / "cifar10"
-
-    def __call__(self, *arguments: object) -> Walk:
-        defaults = ["--dataset", "cifar10", "--data-dir", self.data_dir, "--out-dir", self.out_dir, "--device", "cpu"]
-        defaults += ["--width", 0.1, "--epochs", 2, "--batch-size", 60]
-        self.capsys.readouterr()
-        code = run_command(main, [str(argument) for argument in (*defaults, *arguments)], "go on with --resume")
-        return Walk(code, *self.capsys.readouterr(), self.folder)
-
-    def refuse(self, *arguments: object, code: int = 2) -> str:
-        """Run what must be refused in one line with nothing overwritten; return the line."""
-        before = contents(self.out_dir.parent)
-        walk = self(*arguments)
-        assert walk.code == code
-        assert walk.err.count("\n") == 1 and "Traceback" not in walk.err
-        assert contents(self.out_dir.parent) == before
-        return walk.err
+NETWORKS = ("convnet", "convnet-large", "mlp", "own")
+SMALL = ("--dataset", "synthetic", "--width", 0.1, "--batch-size", 60, "--epochs", 2, "--device", "cpu")
 
 
 @pytest.fixture
-def small_walk(small_cifar10: SmallCifar10, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> SmallWalk:
-    return SmallWalk(small_cifar10.data_dir, tmp_path / "out", capsys)
+def own_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, "own", OwnNetwork)
+    monkeypatch.setitem(main.RECIPES, "own", main.RECIPES["mlp"])
 
 
-@pytest.mark.parametrize("model", ["convnet", "mlp"])
-def test_each_model_walks_through_cifar10(small_walk: SmallWalk, model: str) -> None:
-    walk = small_walk("--model", model)
-    assert (walk.code, walk.err) == (0, "")
-    assert visible_files(walk.folder) == FILES
-    assert walk.metrics["dataset"] == "cifar10" and walk.metrics["options"]["model"] == model
-    assert set(walk.metrics["class_accuracy"]) == set(CLASS_NAMES)
-    assert "CIFAR-10" in walk.out and "ynthetic" not in walk.out
+@pytest.mark.parametrize("model", NETWORKS)
+def test_each_network_runs_on_cifar10(
+    small_cifar10: SmallCifar10, own_network: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str
+) -> None:
+    draw_nothing(monkeypatch)
+    run = run_script(
+        tmp_path / "out", *SMALL, "--dataset", "cifar10", "--data-dir", small_cifar10.data_dir, "--model", model
+    )
+    assert (run.code, run.err) == (0, "")
+    assert visible_files(run.folder) == FILES
+    assert run.metrics["dataset"] == "cifar10" and run.metrics["settings"]["model"] == model
+    assert set(run.metrics["class_accuracy"]) == set(CLASS_NAMES)
+    assert "CIFAR-10" in run.out and "ynthetic" not in run.out
 
 
-def test_a_dry_run_goes_through_one_batch_of_each_phase_and_writes_every_file(small_walk: SmallWalk) -> None:
-    walk = small_walk("--dry-run", "--epochs", 100)
-    assert (walk.code, walk.err) == (0, "")
-    assert visible_files(walk.folder) == FILES
-    assert len(walk.metrics["history"]) == 1 and walk.metrics["images"]["training"] == 60
+def stop_after_an_epoch(out_dir: Path, *options: object) -> Outcome:
+    """Run until Ctrl-C comes, after the line of the first epoch."""
+
+    def print_and_stop(progress: Progress) -> None:
+        print_epoch(progress)
+        raise KeyboardInterrupt
+
+    print_epoch = main.print_epoch
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main, "print_epoch", print_and_stop)
+        return run_script(out_dir, *options)
 
 
-def test_the_mlp_trains_on_every_image_in_every_epoch(small_walk: SmallWalk) -> None:
+def test_ctrl_c_leaves_what_the_finished_epochs_made(tmp_path: Path, quick_runs: None) -> None:
+    stopped = stop_after_an_epoch(tmp_path, *SMALL)
+    assert stopped.code == 130
+    assert stopped.err == "stopped: go on with --resume\n"
+    assert visible_files(stopped.folder) == {"best.pt", "curves.png", "last.pt", "metrics.json"}
+    assert [row["epoch"] for row in stopped.metrics["history"]] == [1]
+    assert stopped.metrics["test_accuracy"] is None
+
+
+@pytest.mark.parametrize("model", NETWORKS)
+def test_a_resumed_run_ends_like_one_never_stopped(
+    quick_runs: None, own_network: None, tmp_path: Path, model: str
+) -> None:
+    options = (*SMALL, "--model", model)
+    whole = run_script(tmp_path / "whole", *options)
+    stopped = stop_after_an_epoch(tmp_path / "stopped", *options)
+    known = stopped.last["image_losses"]
+    resumed = run_script(tmp_path / "stopped", *options, "--resume")
+    assert (whole.code, whole.err) == (resumed.code, resumed.err) == (0, "")
+    assert not re.search(r"^ +1 +\d", resumed.out, re.MULTILINE) and re.search(r"^ +2 +\d", resumed.out, re.MULTILINE)
+    assert visible_files(resumed.folder) == FILES
+    assert results(resumed.folder) == results(whole.folder)
+
+    # The second epoch skips images that the first knew well, if the network asks for it.
+    skipped = known == whole.last["image_losses"]
+    if getattr(MODELS[model], "skipped_share", 0):
+        assert 0.4 < skipped.float().mean() < 0.5
+        assert known[skipped].max() <= known.median()
+    else:
+        assert not skipped.any()
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt", "metrics.json", "curves.png"])
+def test_a_run_cut_off_between_two_files_goes_on(
+    tmp_path: Path, quick_runs: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The last epoch is finished, but only some of its files are written."""
+
+    def draw(history: list, best_epoch: int, title: str, path: Path) -> None:
+        write_json(path, {"epochs": len(history)})
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(main, "plot_curves", draw)
+    replace = os.replace
+    options = (*TINY, "--epochs", 1)
+    whole = run_script(tmp_path / "whole", *options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "replace", fail)
+        cut_off = run_script(tmp_path / "cut off", *options)
+    assert cut_off.code == 130
+    goes_on = ["--resume"] if (cut_off.folder / "last.pt").exists() else []
+    assert run_script(tmp_path / "cut off", *options, *goes_on).code == 0
+    assert results(cut_off.folder) == results(whole.folder)
+    assert read_json(cut_off.folder / "curves.png") == {"epochs": 1}
+
+
+def test_a_recipe_without_a_network_is_refused(
+    tmp_path: Path, quick_runs: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(main.RECIPES, "own", main.RECIPES["mlp"])
+    line = refuse(tmp_path / "out", *SMALL, "--model", "own")
+    assert "--model" in line and "no own" in line and "utils/model.py" in line
+
+
+# What the options do
+
+
+def test_a_dry_run_is_small_and_costs_no_results(tmp_path: Path, quick_runs: None) -> None:
+    earlier = run_script(tmp_path, *SMALL)
+    before = contents(earlier.folder)
+    run = run_script(tmp_path, *SMALL, "--dry-run", "--epochs", 100)
+    assert (run.code, run.err) == (0, "")
+    assert visible_files(run.folder) == FILES and run.folder == tmp_path / "dry-run"
+    assert len(run.metrics["history"]) == 1
+    assert run.metrics["images"] == {"training": 60, "training_sample": 20, "validation": 20, "test": 40}
+    assert contents(earlier.folder) == before
+
+
+def test_the_seed_decides_the_run(tmp_path: Path, quick_runs: None) -> None:
     losses = []
-    for epochs in (1, 2):  # at a rate so low that an image keeps its loss unless it is met again, in another crop
-        walk = small_walk("--model", "mlp", "--lr", 1e-9, "--epochs", epochs)
-        assert walk.code == 0
-        losses.append(image_losses(walk))
-    assert not torch.isclose(*losses).any()
+    for seed in (0, 0, 1):
+        metrics = run_script(tmp_path, *SMALL, "--dry-run", "--seed", seed).metrics
+        losses.append([metrics["history"][0]["train_loss"], metrics["test_loss"]])
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[2][0] and losses[0][1] != losses[2][1]
 
 
-def test_the_seed_decides_the_run(small_walk: SmallWalk) -> None:
-    losses = {}
-    for run, seed in (("first", 0), ("again", 0), ("other", 1)):
-        walk = small_walk("--dry-run", "--seed", seed)
-        losses[run] = [walk.metrics["history"][0]["train_loss"], walk.metrics["test_loss"]]
-    assert losses["first"] == losses["again"]
-    assert losses["first"][0] != losses["other"][0] and losses["first"][1] != losses["other"][1]
-
-
-def test_the_tested_weights_are_those_of_the_best_epoch_by_validation(small_walk: SmallWalk) -> None:
+def test_the_weights_of_the_best_epoch_are_tested(tmp_path: Path, quick_runs: None) -> None:
     for seed in range(8):  # until a run ends with another epoch than its best
-        trained = small_walk("--epochs", 4, "--seed", seed).metrics
+        trained = run_script(tmp_path, *SMALL, "--epochs", 4, "--seed", seed).metrics
         accuracies = [row["validation_accuracy"] for row in trained["history"]]
         assert trained["best_epoch"] == 1 + accuracies.index(max(accuracies))
         if trained["best_epoch"] != 4:
             break
     assert trained["best_epoch"] != 4
-    tested = small_walk("--test-only").metrics  # best.pt
+    tested = run_script(tmp_path, *SMALL, "--test-only").metrics
     assert tested["test_loss"] == trained["test_loss"] and tested["class_accuracy"] == trained["class_accuracy"]
+    model = MODELS["convnet"](width=0.1)
+    model.load_state_dict(torch.load(tmp_path / "synthetic" / "best.pt"))
 
 
-def test_a_finished_run_can_be_resumed_and_is_only_tested_again(small_walk: SmallWalk) -> None:
-    finished = small_walk().metrics
-    resumed = small_walk("--resume").metrics
+def test_auto_goes_on_with_drawn_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw_nothing(monkeypatch)
+    options = ("--data-dir", tmp_path / "none", "--model", "mlp", "--width", 0.05, "--epochs", 1)
+    run = run_script(tmp_path / "out", *options)
+    assert run.code == 0
+    assert "WARNING" in run.err and "NOT CIFAR-10" in run.err
+    assert "Synthetic images (not CIFAR-10)" in run.out
+    assert os.listdir(tmp_path / "out") == ["synthetic"]
+    assert run.metrics["dataset"] == run.metrics["settings"]["dataset"] == "synthetic"
+
+
+# Going on after another process
+
+
+def test_a_finished_run_is_only_tested_again(tmp_path: Path, quick_runs: None) -> None:
+    finished = run_script(tmp_path, *TINY, "--epochs", 1).metrics
+    resumed = run_script(tmp_path, *TINY, "--epochs", 1, "--resume").metrics
     assert resumed["history"] == finished["history"] and resumed["test_loss"] == finished["test_loss"]
 
 
-def test_without_cifar10_auto_goes_on_with_drawn_images_and_says_so(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--data-dir", str(tmp_path / "none"), "--out-dir", str(tmp_path / "out"), "--dry-run"]
-    assert run_command(main, arguments, "") == 0
-    printed = capsys.readouterr()
-    assert "WARNING" in printed.err and "NOT CIFAR-10" in printed.err
-    assert "Synthetic images (not CIFAR-10)" in printed.out
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["synthetic"]
-    assert read_json(tmp_path / "out" / "synthetic" / "metrics.json")["dataset"] == "synthetic"
+def change_last(folder: Path, change: Callable[[dict], object]) -> None:
+    checkpoint = torch.load(folder / "last.pt", weights_only=True)
+    change(checkpoint)
+    torch.save(checkpoint, folder / "last.pt")
 
 
-def test_default_folders_lie_beside_main_py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    options = parse_options([])
-    assert options.data_dir == PROJECT / "data" and options.out_dir == PROJECT / "outputs"
-    assert parse_options(["--out-dir", "here"]).out_dir == tmp_path / "here"
+@pytest.mark.parametrize("option", ["--resume", "--test-only"])
+def test_seconds_are_those_of_all_processes(tmp_path: Path, quick_runs: None, option: str) -> None:
+    """The training that is added up was in an earlier process."""
+
+    def be_slow(checkpoint: dict) -> None:
+        checkpoint["history"][0]["seconds"], checkpoint["seconds"] = 900.0, 1000.0
+
+    stopped = stop_after_an_epoch(tmp_path, *TINY, "--epochs", 2)
+    change_last(stopped.folder, be_slow)
+    seconds = run_script(tmp_path, *TINY, "--epochs", 2, option).metrics["seconds"]
+    assert seconds["training"] >= 900 and seconds["total"] > 1000
 
 
-def test_help_names_every_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        parse_options(["--help"])
-    assert caught.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    for name, default in vars(parse_options([])).items():
-        described = text.rsplit(f"--{name.replace('_', '-')} ", 1)[1]
-        described = re.split(r" --\w", described)[0]
-        if not isinstance(default, bool | Path):
-            assert re.search(rf"default: .*{re.escape(str(default))}\b", described), name
+@pytest.mark.parametrize("option", ["--resume", "--test-only"])
+def test_a_checkpoint_older_than_an_option_is_taken(tmp_path: Path, quick_runs: None, option: str) -> None:
+    stopped = stop_after_an_epoch(tmp_path, *TINY, "--epochs", 2)
+    change_last(stopped.folder, lambda checkpoint: checkpoint["settings"].pop("label_smoothing"))
+    run = run_script(tmp_path, *TINY, "--epochs", 2, option)
+    assert (run.code, run.err) == (0, "")
+    assert "label_smoothing" in run.metrics["settings"]
+
+
+@pytest.mark.parametrize("option", ["--resume", "--test-only"])
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path, quick_runs: None, option: str) -> None:
+    path = run_script(tmp_path, *TINY, "--epochs", 1).folder / "last.pt"
+    path.write_bytes(path.read_bytes()[:-200])
+    line = refuse(tmp_path, *TINY, "--epochs", 1, option)
+    assert str(path) in line and "damaged" in line
+
+
+def test_options_that_must_match_are_named(tmp_path: Path, quick_runs: None) -> None:
+    """Going on needs the same recipe, testing only the same network."""
+    path = run_script(tmp_path, *TINY, "--epochs", 1).folder / "last.pt"
+    others = ("--epochs", 3, "--batch-size", 50, "--lr", 0.07, "--weight-decay", 0.01, "--label-smoothing", 0.3)
+    line = refuse(tmp_path, *TINY, *others, "--seed", 4, "--resume")
+    for option, value in zip(others[::2], others[1::2], strict=True):
+        assert len(re.findall(rf"{option} \S+, not {value}", line)) == 1
+    assert str(path) in line and "--seed 0, not 4" in line and "--width" not in line
+    assert run_script(tmp_path, *TINY, *others, "--seed", 4, "--test-only").code == 0
+    for option in ("--resume", "--test-only"):
+        line = refuse(tmp_path, *TINY, "--epochs", 1, "--width", 0.1, option)
+        assert line.count("--width 0.05, not 0.1") == 1
+        assert "--model mlp, not convnet" in refuse(tmp_path, *TINY, "--epochs", 1, "--model", "convnet", option)
 
 
 # Bad input
 
-ABSENT_DEVICE = "mps" if torch.cuda.is_available() else "cuda"
-BAD_OPTIONS = [
-    *(("--epochs", value) for value in ("0", "-1", "1.5", "nan", "inf", "ten", "", "1e99")),
-    *(("--batch-size", value) for value in ("0", "-5", "2.5", "181", "100000")),
-    *(("--lr", value) for value in ("0", "-0.1", "nan", "inf", "fast", "1e99")),
-    *(("--width", value) for value in ("0", "-1", "nan", "inf", "1e9", "wide")),
-    *(("--weight-decay", value) for value in ("-1", "nan", "inf")),
-    *(("--label-smoothing", value) for value in ("-0.1", "1", "nan")),
-    *(("--seed", value) for value in ("-1", "0.5", "99999999999999999999")),
-    *(("--device", value) for value in ("tpu", "", ABSENT_DEVICE)),
-    *(("--dataset", "mnist"), ("--model", "resnet"), ("--precision", "float16")),
-    *(("--epoch", "3"), ("--learning-rate", "3")),
-]
 
-
-@pytest.mark.parametrize(("option", "value"), BAD_OPTIONS)
-def test_a_wrong_option_is_refused_in_one_line(small_walk: SmallWalk, option: str, value: str) -> None:
-    line = small_walk.refuse(option, value)
+@pytest.mark.parametrize(("option", "value"), [("--epochs", "0"), ("--batch-size", "181")])
+def test_a_wrong_option_is_refused_before_anything(tmp_path: Path, quick_runs: None, option: str, value: str) -> None:
+    line = refuse(tmp_path / "out", *SMALL, option, value)
     assert option in line and value in line
+    assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize("option", ["--data-dir", "--out-dir"])
-@pytest.mark.parametrize("value", ["", " "])
-def test_an_empty_folder_name_is_refused(small_walk: SmallWalk, option: str, value: str) -> None:
-    assert option in small_walk.refuse(option, value)
-
-
-def test_resuming_and_only_testing_exclude_each_other(small_walk: SmallWalk) -> None:
-    line = small_walk.refuse("--resume", "--test-only")
-    assert "--resume" in line and "--test-only" in line
-
-
-def test_a_data_folder_that_is_a_file_is_refused(small_walk: SmallWalk, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("precious")
-    assert f"--data-dir: {tmp_path / 'file'}" in small_walk.refuse("--data-dir", tmp_path / "file")
-
-
-def test_a_damaged_data_file_is_named(small_walk: SmallWalk) -> None:
-    path = small_walk.data_dir / "cifar-10-batches-py" / "data_batch_3"
+def test_a_damaged_data_file_is_named(small_cifar10: SmallCifar10, tmp_path: Path) -> None:
+    path = small_cifar10.folder / "data_batch_3"
     path.write_bytes(path.read_bytes()[:-1])
-    assert "data_batch_3" in small_walk.refuse()
+    line = refuse(tmp_path / "out", *SMALL, "--dataset", "cifar10", "--data-dir", small_cifar10.data_dir)
+    assert "data_batch_3" in line
 
 
-def test_without_network_cifar10_is_not_replaced(small_walk: SmallWalk, tmp_path: Path) -> None:
-    line = small_walk.refuse("--data-dir", tmp_path / "none")
-    assert "127.0.0.1" in line and "refused" in line and str(tmp_path / "none") in line
-
-
-@pytest.mark.parametrize("name", ["file", "file/below"])
-def test_an_output_folder_that_cannot_be_made_is_found_before_training(
-    small_walk: SmallWalk, tmp_path: Path, name: str
+def test_a_useless_output_folder_is_found_at_once(
+    tmp_path: Path, quick_runs: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(main, "train_one_epoch", None)
     (tmp_path / "file").write_text("precious")
-    line = small_walk.refuse("--out-dir", tmp_path / name)
-    assert "--out-dir" in line and str(tmp_path / name) in line
+    line = refuse(tmp_path / "file", *SMALL)
+    assert "--out-dir" in line and str(tmp_path / "file") in line
 
 
-@pytest.mark.parametrize(("option", "name"), [("--resume", "last.pt"), ("--test-only", "best.pt")])
-def test_a_missing_damaged_or_other_checkpoint_is_refused(small_walk: SmallWalk, option: str, name: str) -> None:
-    path = small_walk.folder / name
-    line = small_walk.refuse(option)
-    assert str(path) in line and option in line
-
-    assert small_walk("--epochs", 1).code == 0
-    assert small_walk("--epochs", 1, option).code == 0
-    line = small_walk.refuse(option, "--epochs", 1, "--width", 0.2)
-    assert str(path) in line and "--width 0.1" in line and "0.2" in line
-    line = small_walk.refuse(option, "--epochs", 1, "--model", "mlp")
-    assert "--model convnet" in line and "mlp" in line
-
-    path.write_bytes(path.read_bytes()[:-200])
-    line = small_walk.refuse(option, "--epochs", 1)
-    assert str(path) in line and "damaged" in line
+# Numbers
 
 
-def test_only_training_on_needs_the_same_training_options(small_walk: SmallWalk) -> None:
-    assert small_walk("--epochs", 1).code == 0
-    others = ("--epochs", 3, "--batch-size", 50, "--lr", 0.07, "--weight-decay", 0.01, "--label-smoothing", 0.3)
-    line = small_walk.refuse("--resume", *others, "--seed", 4)
-    for option, value in zip(others[::2], others[1::2], strict=True):
-        assert re.search(rf"{option} \S+, not {value}", line)
-    assert "--seed 0, not 4" in line and "--width" not in line
-    assert small_walk("--test-only", *others, "--seed", 4).code == 0
+NUMBERS = {
+    "constant images": ({"train_images": torch.full((200, 32, 32, 3), 128, dtype=torch.uint8)}, 60),
+    "one class only": ({"train_labels": torch.full((200,), 3), "test_labels": torch.full((40,), 3)}, 60),
+    "one batch": ({}, 180),
+    "a last batch of one image": ({}, 179),
+}
 
 
-# A run that fails
+@pytest.mark.parametrize(("parts", "batch_size"), NUMBERS.values(), ids=NUMBERS)
+def test_degenerate_data_can_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, torch.Tensor], batch_size: int
+) -> None:
+    monkeypatch.setattr(main, "load_dataset", lambda choice, data_dir: few_images(**parts))
+    monkeypatch.setattr(Figure, "savefig", write_pixels)
+    run = run_script(tmp_path, *SMALL, "--epochs", 1, "--batch-size", batch_size)
+    assert (run.code, run.err) == (0, "")
+    assert visible_files(run.folder) == FILES
+    assert run.metrics["test_accuracy"] is not None
 
 
-def test_a_loss_that_becomes_nan_ends_the_run_and_keeps_the_last_good_checkpoint(small_walk: SmallWalk) -> None:
-    assert small_walk().code == 0
-    line = small_walk.refuse("--lr", 1e6, "--epochs", 20, "--batch-size", 10, code=1)
-    assert re.search(r"(nan|inf).*epoch \d+, step \d+", line) and "--lr" in line
+def test_a_loss_that_becomes_nan_costs_no_checkpoint(tmp_path: Path, quick_runs: None) -> None:
+    assert run_script(tmp_path, *SMALL).code == 0
+    line = refuse(tmp_path, *SMALL, "--lr", 1e6, "--epochs", 20, "--batch-size", 10, code=1)
+    assert re.search(r"(nan|inf) in epoch \d+, step \d+", line) and "--lr" in line
 
 
-def test_a_validation_loss_that_becomes_nan_is_never_saved(small_walk: SmallWalk) -> None:
-    assert small_walk("--model", "mlp").code == 0
+def test_an_evaluation_that_becomes_nan_is_never_saved(tmp_path: Path, quick_runs: None) -> None:
+    assert run_script(tmp_path, *TINY, "--epochs", 1).code == 0
     # The second and last step of the epoch spoils the weights: no training batch is left to notice.
-    line = small_walk.refuse("--model", "mlp", "--lr", 1e6, "--epochs", 1, "--batch-size", 90, code=1)
-    assert re.search(r"(nan|inf).*epoch 1", line) and "validation" in line and "--lr" in line
+    line = refuse(tmp_path, *TINY, "--lr", 1e6, "--epochs", 1, "--batch-size", 90, code=1)
+    assert re.search(r"(nan|inf) in an evaluation", line) and "--lr" in line
 
 
-# Notebooks
+# Files that another program holds
+
+
+def hold(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Let another program hold these files for ever, as on Windows."""
+    replace = os.replace
+
+    def refuse_held(source: Path, target: Path) -> None:
+        if Path(target).name in names:
+            raise PermissionError(errno.EACCES, "Access is denied", str(source), None, str(target))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_held)
+    monkeypatch.setattr(files, "PATIENCE", 0)
+
+
+def test_held_figures_cost_one_warning_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "load_dataset", lambda choice, data_dir: few_images())
+    monkeypatch.setattr(Figure, "savefig", write_pixels)
+    held = (*FIGURES, "metrics.json")
+    hold(monkeypatch, *held)
+    run = run_script(tmp_path, *TINY, "--epochs", 2)
+    assert run.code == 0
+    lines = run.err.splitlines()
+    assert len(lines) == len(held) and all(line.startswith("WARNING: ") for line in lines)
+    assert all(run.err.count(str(run.folder / name)) == 1 for name in held)
+    assert visible_files(run.folder) == set(CHECKPOINTS) and len(run.last["history"]) == 2
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_held_checkpoint_ends_the_run(
+    tmp_path: Path, quick_runs: None, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    hold(monkeypatch, name)
+    run = run_script(tmp_path, *TINY)
+    assert run.code == 1
+    assert run.err.startswith("error: ") and run.err.count("\n") == 1 and str(run.folder / name) in run.err
+
+
+# Again in the same interpreter
 
 
 @pytest.mark.parametrize(
     "ending", [KeyboardInterrupt(), ValueError("a mistake of the student"), InputError("--lr"), RunError("nan")]
 )
-def test_after_any_ending_the_same_interpreter_runs_again(
-    small_walk: SmallWalk, monkeypatch: pytest.MonkeyPatch, ending: BaseException
-) -> None:
+def test_after_any_ending_the_interpreter_runs_again(tmp_path: Path, quick_runs: None, ending: BaseException) -> None:
     def fail(*arguments: object) -> None:
         raise ending
 
-    with monkeypatch.context() as patch, suppress(ValueError):
-        patch.setattr(main_module, "train_one_epoch", fail)
-        assert small_walk().code > 0
-    assert small_walk("--dry-run").code == 0
-
-
-def test_a_notebook_runs_it_again_and_again(tmp_path: Path) -> None:
-    pytest.importorskip("ipykernel")
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
-    run = f"%run {PROJECT / 'main.py'} --dataset synthetic --dry-run --out-dir {tmp_path}"
-    after = "import signal; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
-    cells = [f"{run} --epochs 0", run, run, after]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbclient.NotebookClient(notebook, timeout=MINUTE, allow_errors=True).execute()
-    printed = ["".join(output.get("text", "") for output in cell.outputs) for cell in notebook.cells]
-    assert "--epochs" in printed[0] and "from 1 to" in printed[0]
-    assert all("test     accuracy" in text and "metrics.json" in text for text in printed[1:3])
-    assert printed[3] == "True\n"
+    with pytest.MonkeyPatch.context() as patch, suppress(ValueError):
+        patch.setattr(main, "train_one_epoch", fail)
+        assert run_script(tmp_path, *TINY).code > 0
+    assert run_script(tmp_path, *TINY, "--epochs", 1).code == 0
 
 
 # The real images
 
 
-def test_one_epoch_on_the_real_images_reaches_a_stated_accuracy(
-    real_data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arguments = ["--dataset", "cifar10", "--data-dir", str(real_data_dir), "--out-dir", str(tmp_path), "--epochs", "1"]
-    assert run_command(main, arguments, "") == 0
-    metrics = read_json(tmp_path / "cifar10" / "metrics.json")
-    assert metrics["images"] == {"training": 45_000, "validation": 5_000, "test": 10_000}
-    assert metrics["test_accuracy"] > ONE_EPOCH_ACCURACY
+def test_one_epoch_on_the_real_images(real_data_dir: Path, tmp_path: Path) -> None:
+    run = run_script(tmp_path, "--dataset", "cifar10", "--data-dir", real_data_dir, "--epochs", 1)
+    assert run.code == 0
+    images = {"training": 45_000, "training_sample": 5_000, "validation": 5_000, "test": 10_000}
+    assert run.metrics["images"] == images
+    assert run.metrics["test_accuracy"] > ONE_EPOCH_ACCURACY

@@ -94,9 +94,12 @@ def training_state(progress: Progress, model: nn.Module, optimizer: Muon) -> dic
 
 
 def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimizer: Muon) -> None:
-    """Write last.pt (all that is needed to go on, or to test) and best.pt (the best weights) into `folder`."""
-    write_checkpoint(folder / "last.pt", progress.results() | training_state(progress, model, optimizer))
+    """Write best.pt (the best weights) and last.pt (all that is needed to go on, or to test) into `folder`.
+
+    In this order, so that a run that is killed in between repeats the epoch and its best.pt.
+    """
     write_checkpoint(folder / "best.pt", progress.best_weights)
+    write_checkpoint(folder / "last.pt", progress.results() | training_state(progress, model, optimizer))
 
 
 def write_checkpoint(path: Path, checkpoint: dict) -> None:
