@@ -107,7 +107,7 @@ def test_block_runs_and_prints_nothing(block: Block, capsys: pytest.CaptureFixtu
 
 
 @every_block
-def test_block_is_short_ends_in_an_assert_and_imports_little(block: Block) -> None:
+def test_block_is_short_and_ends_in_an_assert(block: Block) -> None:
     tree = ast.parse(block.code)
     last = tree.body[-1]
     while isinstance(last, ast.For):
@@ -173,7 +173,7 @@ def test_the_page_has_at_most_6500_words() -> None:
     assert len([word for word in read.split() if re.search(r"\w", word)]) <= MOST_WORDS
 
 
-def test_every_question_is_quoted_word_for_word_and_in_order() -> None:
+def test_every_question_is_quoted_in_order() -> None:
     quotes = ["\n".join(re.findall(r"^>.*", answer, re.MULTILINE)) for answer in ANSWERS]
     assert [plain_words(quote) for quote in quotes] == [plain_words(question) for question in QUESTIONS]
 
@@ -273,7 +273,7 @@ def look_up(path: str) -> dict | float:
 
 
 @pytest.mark.parametrize("quote", [*MEASURED.finditer(PAGE)], ids=lambda quote: quote[4])
-def test_a_quoted_measurement_is_the_one_in_experiments_json(quote: re.Match) -> None:
+def test_a_quoted_measurement_is_the_recorded_one(quote: re.Match) -> None:
     shown, deviation, percent, path = quote.groups()
     value = look_up(path)
     mean, std = (value["mean"], value["std"]) if isinstance(value, dict) else (value, None)

@@ -5,14 +5,13 @@ import os
 import pickle
 import shutil
 import ssl
-import sys
 import tarfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from io import BytesIO
-from multiprocessing import Queue, get_context
 from pathlib import Path
 
 import certifi
@@ -33,7 +32,7 @@ GENUINE_ARCHIVE_MD5, GENUINE_FILE_MD5, GENUINE_MIRRORS = cifar10.ARCHIVE_MD5, ci
 # What is read
 
 
-def test_every_pixel_and_label_is_read_as_it_stands_in_the_files(small_cifar10: SmallCifar10) -> None:
+def test_every_pixel_and_label_is_read(small_cifar10: SmallCifar10) -> None:
     read = load_cifar10(small_cifar10.data_dir)
     for names, images, labels in (
         (TRAIN_FILES, read.train_images, read.train_labels),
@@ -49,7 +48,7 @@ def test_every_pixel_and_label_is_read_as_it_stands_in_the_files(small_cifar10: 
     assert read.class_names == CLASS_NAMES
 
 
-def test_a_complete_folder_is_read_without_writing_into_it(small_cifar10: SmallCifar10) -> None:
+def test_a_complete_folder_is_only_read(small_cifar10: SmallCifar10) -> None:
     def state() -> dict[Path, int]:
         return {path: path.stat().st_mtime_ns for path in (small_cifar10.data_dir, *small_cifar10.data_dir.rglob("*"))}
 
@@ -109,7 +108,7 @@ def test_a_data_folder_that_is_a_file_is_refused(tmp_path: Path, choice: str) ->
     assert path.read_text() == "precious"
 
 
-def test_a_file_in_place_of_the_folder_of_batches_is_refused(small_cifar10: SmallCifar10) -> None:
+def test_a_file_in_place_of_the_folder_is_refused(small_cifar10: SmallCifar10) -> None:
     shutil.rmtree(small_cifar10.folder)
     small_cifar10.folder.write_text("")
     with pytest.raises(InputError, match="data_batch_1"):
@@ -119,7 +118,7 @@ def test_a_file_in_place_of_the_folder_of_batches_is_refused(small_cifar10: Smal
 # Where the files are
 
 
-def test_a_data_folder_that_is_the_folder_of_batches_itself(small_cifar10: SmallCifar10, tmp_path: Path) -> None:
+def test_a_data_folder_that_is_the_inner_folder(small_cifar10: SmallCifar10, tmp_path: Path) -> None:
     renamed = small_cifar10.folder.with_name("cifar")
     renamed.symlink_to(small_cifar10.folder)
     for folder in (small_cifar10.folder, renamed):
@@ -142,37 +141,26 @@ def test_a_download_goes_beside_the_folder_that_was_named(
 # Several runs at once
 
 
-def first_run(data_dir: Path, archive: Path, results: Queue) -> None:
-    """Bring the archive slowly, as a download would, and read it."""
-
-    def download(url: str, path: Path) -> None:
-        results.put("downloading")
-        time.sleep(0.3)
-        shutil.copy(archive, path)
-
-    cifar10.download = download
-    try:
-        results.put(len(load_dataset("auto", data_dir).train_labels))
-    except BaseException as error:
-        results.put(repr(error))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 @pytest.mark.parametrize("has_locks", [True, False])
 def test_two_first_runs_at_once_both_get_whole_data(
     small_cifar10: SmallCifar10, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_locks: bool
 ) -> None:
+    """With locks, the second reads what the first brought; without, each brings its own."""
+    downloads = []
+
+    def download_slowly(url: str, path: Path) -> None:
+        downloads.append(url)
+        time.sleep(0.3)
+        shutil.copy(small_cifar10.archive, path)
+
+    monkeypatch.setattr(cifar10, "download", download_slowly)
     monkeypatch.setattr(files, "has_locks", lambda folder: has_locks)
-    fork, results = get_context("fork"), get_context("fork").Queue()
-    arguments = (tmp_path / "new", small_cifar10.archive, results)
-    runs = [fork.Process(target=first_run, args=arguments) for _ in range(2)]
-    for run in runs:
-        run.start()
-    told = [results.get(timeout=MINUTE) for _ in range(3 if has_locks else 4)]
-    for run in runs:
-        run.join(MINUTE)
-    assert told.count(200) == 2
-    assert told.count("downloading") == (1 if has_locks else 2)  # with locks, the second reads what the first brought
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(load_dataset, "auto", tmp_path / "new") for _ in range(2)]
+        loaded = [run.result(timeout=MINUTE) for run in runs]
+    assert [data.name for data in loaded] == ["cifar10"] * 2
+    assert all(len(data.train_labels) == 200 for data in loaded)
+    assert len(downloads) == (1 if has_locks else 2)
     assert visible_files(tmp_path / "new") == {"cifar-10-batches-py", "cifar-10-python.tar.gz"}
 
 
@@ -320,7 +308,7 @@ def test_the_first_good_host_delivers(
 @pytest.mark.parametrize(
     ("path", "reason"), [("/missing", "404"), ("/wrong", "MD5"), ("/early", "bytes"), ("/stall", "timed out")]
 )
-def test_a_bad_host_is_given_up_and_leaves_nothing_that_could_pass_for_data(
+def test_a_bad_host_is_given_up_and_leaves_nothing(
     hosts: Hosts, tmp_path: Path, path: str, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cifar10, "MIRRORS", hosts.urls(path))
@@ -330,7 +318,7 @@ def test_a_bad_host_is_given_up_and_leaves_nothing_that_could_pass_for_data(
     assert visible_files(tmp_path / "new") == set()
 
 
-def test_when_no_host_delivers_each_is_listed_with_its_reason(
+def test_hosts_that_fail_are_listed_with_their_reasons(
     hosts: Hosts, tmp_path: Path, closed_port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refusing = f"http://127.0.0.1:{closed_port}/"
@@ -355,9 +343,7 @@ def test_a_certificate_that_certifi_knows_is_trusted(
     assert len(load_cifar10(tmp_path / "new").train_labels) == 200
 
 
-def test_an_unknown_certificate_is_told_once_with_what_to_do(
-    hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unknown_certificate_is_told_once(hosts: Hosts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hosts.encrypt()
     monkeypatch.setattr(cifar10, "MIRRORS", hosts.urls("/good", "/good", "/good"))
     with pytest.raises(DownloadError) as caught:

@@ -118,7 +118,7 @@ def test_training_batches_are_in_the_order_of_the_plan() -> None:
     assert torch.equal(torch.cat([labels for _, labels in served]), order)
 
 
-def test_training_images_are_augmented_and_the_dataset_stays() -> None:
+def test_training_images_are_augmented() -> None:
     dataset = ImageDataset(make_images(100), torch.arange(100))
     before = dataset.images.clone()
     served, _ = next(iter(training_batches(dataset, make_plan(list(range(100))))))

@@ -147,7 +147,7 @@ def test_a_card_that_computes_wrong_is_passed_over(
     assert capsys.readouterr().err.count("\n") == 2
 
 
-def test_a_network_with_dropout_is_no_reason_for_distrust(batch: tuple) -> None:
+def test_dropout_is_no_reason_for_distrust(batch: tuple) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(3072, 10))
     assert find_problem(torch.device("cpu", 0), model, *batch) is None
 
@@ -226,7 +226,7 @@ def test_every_layer_gets_the_layout_of_the_device(
     assert all(p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
 
 
-def test_mps_gets_contiguous_tensors_and_the_others_channels_last() -> None:
+def test_only_mps_gets_contiguous_tensors() -> None:
     assert memory_format(torch.device("mps")) == torch.contiguous_format
     assert memory_format(CUDA) == memory_format(CPU) == torch.channels_last
 

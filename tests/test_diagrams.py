@@ -177,7 +177,7 @@ def test_graph_shows_the_numbers_of_questions_2_and_3(tmp_path: Path) -> None:
     assert drawn == expected | {"value-y": [[1], [3]], "value-loss": [[1]], "gradient-loss": [[1]]}
 
 
-def test_graph_has_values_above_the_wires_and_gradients_below(tmp_path: Path) -> None:
+def test_graph_has_values_above_and_gradients_below(tmp_path: Path) -> None:
     figure = diagrams.draw_computational_graph(tmp_path / "graph.svg")
     heights = {text.get_gid(): text.get_position()[1] for text in texts(figure) if text.get_gid()}
     _, gradients = diagrams.graph_numbers()
@@ -188,7 +188,7 @@ def test_graph_has_values_above_the_wires_and_gradients_below(tmp_path: Path) ->
 # ---- dropout
 
 
-def test_dropped_units_have_no_edge_and_kept_ones_are_scaled(tmp_path: Path) -> None:
+def test_dropped_units_have_no_edge(tmp_path: Path) -> None:
     figure = diagrams.draw_dropout(tmp_path / "dropout.svg")
     dropped_in_all = 0
     for axes in figure.axes:

@@ -332,7 +332,7 @@ def test_the_target_is_reached_at_the_first_loss_below(losses: list, images: int
 # Training
 
 
-def test_batches_are_as_many_as_asked_for_and_use_each_image_alike() -> None:
+def test_batches_use_each_image_alike() -> None:
     images = [(torch.zeros(6, 3, 32, 32), torch.arange(6)), (torch.zeros(4, 3, 32, 32), torch.arange(6, 10))]
     for count, times in ((5, 2), (20, 8), (None, 1)):
         served = [labels for _, labels in Batches(images, 4, count)]

@@ -43,7 +43,7 @@ def test_a_broken_off_write_leaves_the_old_file(tmp_path: Path, error: BaseExcep
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_new_content_is_on_the_disk_before_the_old_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_content_is_on_the_disk_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A power cut between the two steps must leave one of them."""
     path, steps = tmp_path / "last.pt", []
     fsync, replace = os.fsync, os.replace

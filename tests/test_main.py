@@ -348,7 +348,7 @@ def test_auto_goes_on_with_drawn_images(tmp_path: Path, monkeypatch: pytest.Monk
     draw_nothing(monkeypatch)
     options = ("--data-dir", tmp_path / "none", "--model", "mlp", "--width", 0.05, "--epochs", 1)
     run = run_script(tmp_path / "out", *options)
-    assert run.code == 0
+    assert run.code == 0, run.err
     assert "WARNING" in run.err and "NOT CIFAR-10" in run.err
     assert "Synthetic images (not CIFAR-10)" in run.out
     assert os.listdir(tmp_path / "out") == ["synthetic"]
@@ -499,7 +499,7 @@ def test_held_figures_cost_one_warning_each(tmp_path: Path, monkeypatch: pytest.
     held = (*FIGURES, "metrics.json")
     hold(monkeypatch, *held)
     run = run_script(tmp_path, *TINY, "--epochs", 2)
-    assert run.code == 0
+    assert run.code == 0, run.err
     lines = run.err.splitlines()
     assert len(lines) == len(held) and all(line.startswith("WARNING: ") for line in lines)
     assert all(run.err.count(str(run.folder / name)) == 1 for name in held)
@@ -537,7 +537,7 @@ def test_after_any_ending_the_interpreter_runs_again(tmp_path: Path, quick_runs:
 
 def test_one_epoch_on_the_real_images(real_data_dir: Path, tmp_path: Path) -> None:
     run = run_script(tmp_path, "--dataset", "cifar10", "--data-dir", real_data_dir, "--epochs", 1)
-    assert run.code == 0
+    assert run.code == 0, run.err
     images = {"training": 45_000, "training_sample": 5_000, "validation": 5_000, "test": 10_000}
     assert run.metrics["images"] == images
     assert run.metrics["test_accuracy"] > ONE_EPOCH_ACCURACY

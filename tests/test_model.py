@@ -161,7 +161,7 @@ def test_logits_are_those_of_the_mirror_image(images: torch.Tensor, name: str) -
     assert not torch.allclose(model(images.flip(2)), model(images), rtol=0, atol=1e-2)
 
 
-def test_the_large_network_has_a_third_convolution_in_each_group(images: torch.Tensor) -> None:
+def test_the_large_network_has_a_third_convolution(images: torch.Tensor) -> None:
     def convolutions(name: str) -> list[int]:
         groups = build_model(name, 10, 0.1, images).groups
         return [sum(isinstance(layer, nn.Conv2d) for layer in group.modules()) for group in groups]
@@ -170,7 +170,7 @@ def test_the_large_network_has_a_third_convolution_in_each_group(images: torch.T
     assert convolutions("convnet-large") == [3, 3, 3]
 
 
-def test_a_deep_group_adds_to_the_features_of_its_first_convolution() -> None:
+def test_a_deep_group_adds_to_its_first_features() -> None:
     features = torch.randn(2, 8, 8, 8)
     group = ConvGroup(4, 6, deep=True)
     *_, last = (layer for layer in group.modules() if isinstance(layer, nn.BatchNorm2d))

@@ -10,7 +10,7 @@ from utils.model import ConvNet, LargeConvNet
 from utils.schedule import Schedule, choose_crop_size, choose_images, one_cycle, seed_epoch
 
 
-def test_the_learning_rate_rises_to_its_peak_then_falls_to_zero() -> None:
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     rates = [rate for epoch in range(1, 9) for rate in one_cycle(0.5, epoch, 8, 100)]
     assert len(rates) == 800
     peak = rates.index(max(rates))
@@ -31,14 +31,14 @@ def test_crops_grow_and_are_whole_in_the_last_epoch() -> None:
 
 
 @pytest.mark.parametrize("epochs", [4, 16])
-def test_only_the_large_network_gets_images_with_cut_out_squares(epochs: int) -> None:
+def test_only_the_large_network_gets_cut_out_squares(epochs: int) -> None:
     """Whatever the number of epochs: no option does what its name does not say."""
     for model, expected in ((ConvNet, [0] * epochs), (LargeConvNet, [0] * (epochs // 4) + [8] * (3 * epochs // 4))):
         schedule = Schedule.for_model(model, epochs, 16, 0.1, 0)
         assert [schedule.plan(epoch, torch.rand(50)).cut_size for epoch in range(1, epochs + 1)] == expected
 
 
-def test_a_network_that_asks_for_nothing_sees_all_images_whole() -> None:
+def test_by_default_all_images_are_shown_whole() -> None:
     schedule = Schedule.for_model(nn.Linear(3072, 10), 10, 16, 0.1, 0)
     for epoch in range(1, 11):
         plan = schedule.plan(epoch, torch.rand(50))
@@ -61,7 +61,7 @@ def test_a_plan_follows_from_seed_and_epoch_alone() -> None:
     assert not torch.equal(plans[0], plans[2]) and not torch.equal(plans[0], plans[3])
 
 
-def test_epochs_and_seeds_do_not_share_their_random_numbers() -> None:
+def test_epochs_and_seeds_share_no_random_numbers() -> None:
     first_numbers = set()
     for seed in range(5):
         for epoch in range(1, 21):
@@ -73,7 +73,7 @@ def test_epochs_and_seeds_do_not_share_their_random_numbers() -> None:
 # Skipping
 
 
-def test_most_images_of_the_half_with_low_losses_are_skipped() -> None:
+def test_most_images_with_low_losses_are_skipped() -> None:
     losses = torch.arange(1000.0)[torch.randperm(1000)]
     chosen = choose_images(losses, 0.9, epoch=6, epochs=10)
     assert chosen.unique().numel() == chosen.numel()
@@ -82,7 +82,7 @@ def test_most_images_of_the_half_with_low_losses_are_skipped() -> None:
     assert (losses[chosen] >= 499).sum() == 501 and known == 50
 
 
-def test_no_image_is_skipped_at_first_nor_before_its_loss_is_known() -> None:
+def test_no_image_is_skipped_before_its_loss_is_known() -> None:
     losses = torch.rand(200)
     skipping = [len(choose_images(losses, 0.9, epoch, 16)) < 200 for epoch in range(1, 17)]
     assert skipping == [False] * 4 + [True] * 12

@@ -15,7 +15,7 @@ def test_images_are_of_the_kind_of_cifar10() -> None:
 
 
 @pytest.mark.parametrize("count", [1000, 3000])
-def test_every_class_is_drawn_equally_often_in_a_random_order(count: int) -> None:
+def test_every_class_is_drawn_equally_often(count: int) -> None:
     _, labels = draw_images(count, seed=0)
     assert np.bincount(labels, minlength=10).tolist() == [count // 10] * 10
     assert np.bincount(labels[: count // 2], minlength=10).min() > 0.7 * count / 20
@@ -27,7 +27,7 @@ def test_the_seed_decides_the_images() -> None:
     assert not {image.tobytes() for image in one[0]} & {image.tobytes() for image in other[0]}
 
 
-def test_drawing_does_not_touch_the_random_numbers_of_the_program() -> None:
+def test_drawing_leaves_other_random_numbers_alone() -> None:
     np.random.seed(0)
     expected = np.random.random()
     np.random.seed(0)
@@ -41,7 +41,7 @@ def test_no_two_images_are_the_same() -> None:
 
 
 @pytest.mark.parametrize("label", range(10), ids=CLASS_NAMES)
-def test_each_shape_is_seen_whole_in_different_places_and_sizes(label: int) -> None:
+def test_each_shape_is_whole_in_all_places_and_sizes(label: int) -> None:
     masks = draw_masks(np.full(200, label), np.random.default_rng(0))
     rows, columns = masks.any(axis=2), masks.any(axis=1)
     assert not (rows[:, [0, -1]].any() and columns[:, [0, -1]].any())  # never cut off at a corner

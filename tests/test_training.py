@@ -50,7 +50,7 @@ def test_an_unequal_last_batch_does_not_bend_the_loss() -> None:
     assert torch.equal(result.labels, labels)
 
 
-def test_an_evaluation_changes_nothing_whatever_the_batches() -> None:
+def test_an_evaluation_changes_nothing() -> None:
     model, dataset = make_model(), make_dataset(30)
     train(model, range(1, 2), seed=0)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -115,7 +115,7 @@ def test_twenty_images_can_be_overfitted(name: str, learning_rate: float) -> Non
     assert evaluate(model, batches(dataset, 20)).accuracy == 1
 
 
-def test_a_loss_that_is_no_number_stops_the_training_at_once() -> None:
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
     model = linear_classifier()
     images, labels = make_dataset(12).__getitems__(list(range(12)))
     images[8] = math.inf
@@ -125,7 +125,7 @@ def test_a_loss_that_is_no_number_stops_the_training_at_once() -> None:
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 
-def test_an_evaluation_whose_loss_is_no_number_is_refused() -> None:
+def test_an_evaluation_without_a_number_is_refused() -> None:
     model = linear_classifier()
     nn.init.constant_(model[1].bias, math.nan)
     with pytest.raises(RunError, match=r"nan in an evaluation.*--lr"):
@@ -145,7 +145,7 @@ def test_bfloat16_keeps_weights_and_logits_in_float32() -> None:
     torch.testing.assert_close(in_bfloat16, in_float32, rtol=0.1, atol=0.1)
 
 
-def test_no_more_than_one_value_a_step_is_copied_from_the_device() -> None:
+def test_one_value_a_step_is_copied_from_the_device() -> None:
     """On a GPU, each copy waits for all that it is computing."""
 
     class Copies(torch.utils._python_dispatch.TorchDispatchMode):
@@ -162,7 +162,7 @@ def test_no_more_than_one_value_a_step_is_copied_from_the_device() -> None:
     assert copies.count <= 10
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others() -> None:
+def test_the_seed_decides_the_weights() -> None:
     models = []
     for first_weights, seed in ((0, 0), (0, 0), (0, 1), (1, 0)):
         models.append(make_model(seed=first_weights))

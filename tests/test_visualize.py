@@ -130,7 +130,7 @@ def test_curves_show_every_epoch_the_accuracy_in_percent(tmp_path: Path) -> None
     assert figure.get_suptitle() == "CIFAR-10: ConvNet"
 
 
-def test_accuracy_over_time_adds_up_the_seconds_and_draws_seeds_alike(tmp_path: Path) -> None:
+def test_accuracy_over_time_adds_up_the_seconds(tmp_path: Path) -> None:
     def run(model: str, accuracies: list[float]) -> dict:
         history = [{"seconds": 20.0, "validation_accuracy": accuracy} for accuracy in accuracies]
         return {"settings": {"model": model, "epochs": 3}, "precision": "float32", "history": history}
@@ -147,7 +147,7 @@ def test_accuracy_over_time_adds_up_the_seconds_and_draws_seeds_alike(tmp_path: 
     assert (tmp_path / "time.png").stat().st_size > 0
 
 
-def test_training_and_validation_differ_in_more_than_colour(tmp_path: Path) -> None:
+def test_both_curves_differ_in_more_than_colour(tmp_path: Path) -> None:
     figure = visualize.plot_curves(make_history(3), 3, "CIFAR-10", tmp_path / "curves.png")
     for axes in figure.axes:
         lines = {line.get_label(): line for line in axes.get_lines()}
@@ -182,7 +182,7 @@ def test_a_loss_that_diverged_does_not_stop_the_drawing(tmp_path: Path, value: f
 # ---- prediction grid
 
 
-def test_grid_names_predicted_and_actual_class_and_confidence(tmp_path: Path) -> None:
+def test_grid_names_classes_and_confidence(tmp_path: Path) -> None:
     images, probabilities = make_predictions([1, 3, 0, 9, 8, 7, 6, 5, 4, 2], 0.734)
     labels = np.array([1, 4, 0, 9, 8, 7, 6, 5, 4, 3])
     figure = visualize.plot_predictions(images, probabilities, labels, CLASSES, "CIFAR-10", tmp_path / "grid.png")
@@ -196,7 +196,7 @@ def test_grid_names_predicted_and_actual_class_and_confidence(tmp_path: Path) ->
         assert axes.images[0].get_interpolation() == "nearest"
 
 
-def test_wrong_predictions_differ_from_right_ones_in_colour_mark_weight_and_frame(tmp_path: Path) -> None:
+def test_wrong_differs_from_right_in_more_than_colour(tmp_path: Path) -> None:
     images, probabilities = make_predictions([1, 1], 0.5)
     figure = visualize.plot_predictions(
         images, probabilities, np.array([1, 3]), CLASSES, "CIFAR-10", tmp_path / "grid.png"
@@ -247,7 +247,7 @@ def test_fewer_than_ten_mistakes_are_all_there_are(tmp_path: Path, mistakes: int
 # ---- confusion matrix
 
 
-def test_confusion_matrix_shows_counts_and_accuracy_of_each_class(tmp_path: Path) -> None:
+def test_confusion_matrix_shows_counts_and_accuracies(tmp_path: Path) -> None:
     confusion = np.array([[1500, 500, 0], [0, 0, 0], [1, 0, 2]])
     axes = visualize.plot_confusion(confusion, ["cat", "deer", "dog"], "CIFAR-10", tmp_path / "confusion.png").axes[0]
     shown = {text.get_position(): text.get_text() for text in axes.texts}
@@ -308,7 +308,7 @@ def test_texts_neither_overlap_nor_leave_the_figure(example: tuple[Figure, Path]
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_same_input_gives_the_same_bytes_whatever_the_readers_settings(tmp_path: Path, name: str, suffix: str) -> None:
+def test_same_input_gives_the_same_bytes(tmp_path: Path, name: str, suffix: str) -> None:
     draw_example(name, tmp_path / f"first{suffix}")
     with matplotlib.rc_context({"font.size": 25, "axes.facecolor": "black", "savefig.dpi": 30, "lines.linewidth": 9}):
         draw_example(name, tmp_path / f"second{suffix}")
@@ -317,7 +317,7 @@ def test_same_input_gives_the_same_bytes_whatever_the_readers_settings(tmp_path:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".svg"])
-def test_a_failure_while_saving_keeps_the_old_file_and_leaves_no_other(tmp_path: Path, suffix: str) -> None:
+def test_a_failure_while_saving_keeps_the_old_file(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"figure{suffix}"
     path.write_text("the figure of the last run")
     figure = Figure()
@@ -336,7 +336,7 @@ def test_saving_replaces_an_existing_figure(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_window_and_no_pyplot_even_where_the_reader_chose_a_window_system(tmp_path: Path) -> None:
+def test_no_window_is_opened_whatever_the_backend(tmp_path: Path) -> None:
     code = f"""
 import sys
 from pathlib import Path
@@ -358,7 +358,7 @@ def test_a_figure_that_nobody_holds_is_freed(tmp_path: Path) -> None:
     assert figure() is None
 
 
-def test_lines_of_an_own_figure_differ_in_colour_and_in_line_style() -> None:
+def test_lines_differ_in_colour_and_in_line_style() -> None:
     with visualize.house_style():
         figure, panels = visualize.new_figure(8, 4, rows=2, columns=3)
         lines = [panels[1, 2].plot([0, 1], [number, 1])[0] for number in range(7)]
