@@ -60,7 +60,8 @@ class Progress:
         }
         if not self.history or validation.accuracy > self.history[self.best_epoch - 1]["validation_accuracy"]:
             self.best_epoch = plan.epoch
-            self.best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            # On the CPU, so that best.pt can be read where there is no GPU.
+            self.best_weights = {name: tensor.cpu().clone() for name, tensor in model.state_dict().items()}
         self.history.append(row)
 
     def total_seconds(self) -> float:

@@ -50,11 +50,6 @@ def folder_path(text: str) -> Path:
     return Path(text).absolute()
 
 
-def plain_options(options: argparse.Namespace) -> dict:
-    """Return the options as a dictionary of plain data, as JSON and checkpoints need it."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
-
-
 class Terminated(KeyboardInterrupt):
     """The process was asked to end (SIGTERM)."""
 
