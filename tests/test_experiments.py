@@ -307,7 +307,8 @@ def test_the_best_method_is_named_for_each_count() -> None:
 @pytest.mark.parametrize(
     ("above", "says"),
     [
-        ({"runs": 9, "fail": 9}, "lowest loss at the rate 0.1; above 0.3, 9 of 9 runs learn nothing"),
+        ({"runs": 9, "fail": 9}, "lowest loss at the rate 0.1; above 0.3, none of 9 runs learn"),
+        ({"runs": 9, "fail": 7}, "lowest loss at the rate 0.1; above 0.3, 2 of 9 runs learn"),
         ({"runs": 0, "fail": 0}, "lowest loss at the rate 0.1; every run learns"),
     ],
 )

@@ -118,7 +118,7 @@ def draw(result: dict) -> Figure:
         losses = as_curve([at_best_rate(values) for values in by_depth.values()], "final_train_loss")
         draw_curve(loss, DEPTHS, losses, name, marker="o")
     loss.axhline(GUESSING, color="black", linestyle=":", linewidth=1)
-    loss.text(DEPTHS[0], GUESSING + 0.03, "guessing")
+    loss.text(DEPTHS[0], GUESSING - 0.02, "guessing", va="top")
     signal.set(title="Before training", ylabel="Error signal: first / last hidden layer", yscale="log")
     loss.set(title=f"After {EPOCHS} epochs, each at its best rate", ylabel="Training loss")
     for axes in (signal, loss):

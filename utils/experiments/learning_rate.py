@@ -95,7 +95,7 @@ def draw(result: dict) -> Figure:
     if beyond:
         text = "No run learns" if above["fail"] == above["runs"] else "Not every run learns"
         shade(end, beyond[0], beyond[-1], COLORS["vermilion"], text)
-    course.set(title="While training", xlabel="Step", ylabel="Training loss", ylim=(None, 4))
+    course.set(title="While training", xlabel="Step", ylabel="Training loss", ylim=(None, 3))
     end.set(title="At the end", xlabel="Learning rate (log scale)", ylabel="Training loss", xscale="log")
     legend_below(figure, course, 5, title="Learning rate, on the left")
     return figure
@@ -106,7 +106,7 @@ def draw_course(axes: Axes, rate: str, curve: dict) -> None:
     ends = [STRETCH * (losses.index(None) + 1) for losses in curve["per_seed"] if None in losses]
     if ends:
         label = f"{rate} ({len(ends)} of {curve['n']} diverge)"
-        axes.plot(ends, [3.9] * len(ends), linestyle="", marker="X", markersize=11, label=label)
+        axes.plot(ends, [2.9] * len(ends), linestyle="", marker="X", markersize=11, label=label)
     else:
         draw_curve(axes, [STRETCH * stretch for stretch in from_one(curve)], curve, rate)
 
