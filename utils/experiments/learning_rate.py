@@ -79,9 +79,8 @@ def describe(result: dict) -> str:
     lowest, highest, above = (result[key] for key in ("best_rate", "highest_rate_that_learns", "above_it"))
     if not above["runs"]:
         return f"lowest loss at the rate {lowest:g}; every run learns"
-    return (
-        f"lowest loss at the rate {lowest:g}; above {highest:g}, {above['fail']} of {above['runs']} runs learn nothing"
-    )
+    count = "none" if above["fail"] == above["runs"] else above["runs"] - above["fail"]
+    return f"lowest loss at the rate {lowest:g}; above {highest:g}, {count} of {above['runs']} runs learn"
 
 
 def draw(result: dict) -> Figure:
