@@ -73,9 +73,9 @@ def build(name: str, depth: int) -> MLP:
 def measure(study: Study) -> dict:
     result = {name: {f"{depth}": measure_network(study, name, depth) for depth in DEPTHS} for name in ACTIVATIONS}
     deepest = {name: by_depth[f"{DEPTHS[-1]}"] for name, by_depth in result.items()}
-    reaches = join(f"{percent(deepest[name]['share']['mean'])} ({name})" for name in ("sigmoid", "ReLU"))
+    left = join(f"{percent(deepest[name]['share']['mean'])} with {name}" for name in ("sigmoid", "ReLU"))
     lowest = best_of({name: at_best_rate(values) for name, values in deepest.items()}, "final_train_loss", min)
-    finding = f"{DEPTHS[-1]} layers deep, {reaches} of the error signal reach the first; lowest loss: {lowest}"
+    finding = f"through {DEPTHS[-1]} layers, {left} are left of the error signal; lowest loss: {lowest}"
     return {"activations": result, "finding": finding}
 
 
