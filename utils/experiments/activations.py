@@ -73,9 +73,9 @@ def build(name: str, depth: int) -> MLP:
 def measure(study: Study) -> dict:
     result = {name: {f"{depth}": measure_network(study, name, depth) for depth in DEPTHS} for name in ACTIVATIONS}
     deepest = {name: by_depth[f"{DEPTHS[-1]}"] for name, by_depth in result.items()}
-    reaches = join(f"{percent(deepest[name]['share']['mean'])} ({name})" for name in ("sigmoid", "ReLU"))
+    left = join(f"{percent(deepest[name]['share']['mean'])} with {name}" for name in ("sigmoid", "ReLU"))
     lowest = best_of({name: at_best_rate(values) for name, values in deepest.items()}, "final_train_loss", min)
-    finding = f"{DEPTHS[-1]} layers deep, {reaches} of the error signal reach the first; lowest loss: {lowest}"
+    finding = f"through {DEPTHS[-1]} layers, {left} are left of the error signal; lowest loss: {lowest}"
     return {"activations": result, "finding": finding}
 
 
@@ -118,7 +118,7 @@ def draw(result: dict) -> Figure:
         losses = as_curve([at_best_rate(values) for values in by_depth.values()], "final_train_loss")
         draw_curve(loss, DEPTHS, losses, name, marker="o")
     loss.axhline(GUESSING, color="black", linestyle=":", linewidth=1)
-    loss.text(DEPTHS[0], GUESSING + 0.03, "guessing")
+    loss.text(DEPTHS[0], GUESSING - 0.02, "guessing", va="top")
     signal.set(title="Before training", ylabel="Error signal: first / last hidden layer", yscale="log")
     loss.set(title=f"After {EPOCHS} epochs, each at its best rate", ylabel="Training loss")
     for axes in (signal, loss):

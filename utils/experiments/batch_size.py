@@ -31,8 +31,9 @@ def measure(study: Study) -> dict:
         images, stretches = study.training(IMAGES, seed), study.scaled(PLAN[size][0])
         batches = Batches(images, min(size, study.scaled(IMAGES)), max(1, study.scaled(STRETCH) // size))
         curves = train(partial(MLP, (32,)), sgd, batches, rate, stretches, seed, train=images)[1]
-        seen = [len(batches) * batches.batch_size * stretch for stretch in range(1, stretches + 1)]
-        return curves | {"images": seen} | first_below(curves["train_loss"], seen, curves["seconds"])
+        curves["steps"] = [len(batches) * stretch for stretch in range(1, stretches + 1)]
+        curves["images"] = [steps * batches.batch_size for steps in curves["steps"]]
+        return curves | reach_target(curves)
 
     result = {
         f"{size}": study.search(partial(run, size), rates, images_to_target=min) for size, (_, rates) in PLAN.items()
@@ -43,12 +44,12 @@ def measure(study: Study) -> dict:
     return {"batch_sizes": result, "gradient": study.repeat(measure_gradient_variance, study), "finding": finding}
 
 
-def first_below(losses: list[float | None], images: list[int], seconds: list[float]) -> dict:
-    """Return after how many images and seconds the loss has reached TARGET; None if it has not."""
-    for loss, seen, passed in zip(losses, images, seconds, strict=True):
-        if loss is not None and loss <= TARGET:
-            return {"images_to_target": seen, "seconds_to_target": passed}
-    return {"images_to_target": None, "seconds_to_target": None}
+def reach_target(curves: dict[str, list]) -> dict:
+    """Return after how many steps, images and seconds the loss has reached TARGET; None if it has not."""
+    reached = [loss is not None and loss <= TARGET for loss in curves["train_loss"]]
+    first = reached.index(True) if True in reached else None
+    units = ("steps", "images", "seconds")
+    return {f"{unit}_to_target": None if first is None else curves[unit][first] for unit in units}
 
 
 def at_best_rate(values: dict) -> dict:

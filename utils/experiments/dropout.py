@@ -9,7 +9,7 @@ from torch.optim import Adam, Optimizer
 from utils.experiments.overfitting import find_turn
 from utils.experiments.study import Batches, Study, as_curve, best_of, draw_curve, from_one, join, summarize, train
 from utils.model import MLP
-from utils.visualize import PAGE_WIDTH, epoch_ticks, new_figure
+from utils.visualize import COLORS, PAGE_WIDTH, epoch_ticks, new_figure
 
 SAME_RATE = 3e-4  # at which all p are compared too
 # The learning rates to begin the search with, for each p.
@@ -43,7 +43,7 @@ def describe(result: dict[str, dict]) -> str:
     )
     unfinished = [p for p in result if not is_finished(result[p]["best_by"]["lowest_validation_loss"])]
     warning = f" (not finished: p = {join(unfinished)})" if unfinished else ""
-    return f"at the best rates, validation loss is lowest with p = {lowest}, after all epochs with p = {last}{warning}"
+    return f"at the best rates, best by lowest validation loss: p = {lowest}; by the last one: p = {last}{warning}"
 
 
 def is_finished(values: dict) -> bool:
@@ -59,14 +59,15 @@ def draw(result: dict) -> Figure:
     figure, [[course, tuned]] = new_figure(PAGE_WIDTH, 4.6, columns=2)
     for p, values in result["p"].items():
         draw_curve(course, from_one(values["course"]), values["course"], f"p = {p}")
-    for target, label in zip(TARGETS, ("Lowest", "Last epoch"), strict=True):
+    lines = (("Lowest", COLORS["black"], "o", -0.005), ("After the last epoch", COLORS["vermilion"], "s", 0.005))
+    for target, (label, color, marker, shift) in zip(TARGETS, lines, strict=True):
         losses = as_curve([values["best_by"][target] for values in result["p"].values()], target)
-        draw_curve(
-            tuned, list(RATES), losses, label, marker="o", color="black", linestyle="-" if label == "Lowest" else ":"
-        )
+        places = [p + shift for p in RATES]  # beside each other, so that no bar hides another
+        style = {"color": color, "marker": marker, "markersize": 8, "linestyle": "", "capsize": 5}
+        tuned.errorbar(places, losses["mean"], losses["std"], label=label, **style)
     epochs = epoch_ticks(len(values["course"]["mean"]))
     course.set(title=f"All at the rate {SAME_RATE:g}", xlabel="Epoch", ylabel="Validation loss", xticks=epochs)
-    tuned.set(title="Each at its best rate", xlabel="p", ylabel="Validation loss", xticks=list(RATES))
+    tuned.set(title="Each at its best rate", xlabel="p", ylabel="Validation loss", xticks=list(RATES), xlim=(-0.1, 0.6))
     for axes in (course, tuned):
         axes.legend()
     return figure

@@ -79,9 +79,8 @@ def describe(result: dict) -> str:
     lowest, highest, above = (result[key] for key in ("best_rate", "highest_rate_that_learns", "above_it"))
     if not above["runs"]:
         return f"lowest loss at the rate {lowest:g}; every run learns"
-    return (
-        f"lowest loss at the rate {lowest:g}; above {highest:g}, {above['fail']} of {above['runs']} runs learn nothing"
-    )
+    count = "none" if above["fail"] == above["runs"] else above["runs"] - above["fail"]
+    return f"lowest loss at the rate {lowest:g}; above {highest:g}, {count} of {above['runs']} runs learn"
 
 
 def draw(result: dict) -> Figure:
@@ -95,7 +94,7 @@ def draw(result: dict) -> Figure:
     if beyond:
         text = "No run learns" if above["fail"] == above["runs"] else "Not every run learns"
         shade(end, beyond[0], beyond[-1], COLORS["vermilion"], text)
-    course.set(title="While training", xlabel="Step", ylabel="Training loss", ylim=(None, 4))
+    course.set(title="While training", xlabel="Step", ylabel="Training loss", ylim=(None, 3))
     end.set(title="At the end", xlabel="Learning rate (log scale)", ylabel="Training loss", xscale="log")
     legend_below(figure, course, 5, title="Learning rate, on the left")
     return figure
@@ -106,7 +105,7 @@ def draw_course(axes: Axes, rate: str, curve: dict) -> None:
     ends = [STRETCH * (losses.index(None) + 1) for losses in curve["per_seed"] if None in losses]
     if ends:
         label = f"{rate} ({len(ends)} of {curve['n']} diverge)"
-        axes.plot(ends, [3.9] * len(ends), linestyle="", marker="X", markersize=11, label=label)
+        axes.plot(ends, [2.9] * len(ends), linestyle="", marker="X", markersize=11, label=label)
     else:
         draw_curve(axes, [STRETCH * stretch for stretch in from_one(curve)], curve, rate)
 

@@ -47,10 +47,8 @@ def draw(result: dict) -> Figure:
         for name, values in result["optimizers"].items():
             rates = [float(rate) for rate in values["tried"]]
             draw_curve(axes, rates, as_curve(values["tried"].values(), quantity), name, marker="o")
-            best = values["best_by"][quantity]
-            axes.plot(
-                best["value"], best[quantity]["mean"], color=axes.lines[-1].get_color(), marker="*", markersize=16
-            )
+            best, color = values["best_by"][quantity], axes.lines[-1].get_color()
+            axes.plot(best["value"], best[quantity]["mean"], color=color, linestyle="", marker="*", markersize=16)
         axes.set(xlabel="Learning rate (log scale)", xscale="log")
     panels[0, 0].set(title=f"Training loss after {EPOCHS} epochs", ylabel="Training loss")
     panels[0, 1].set(title="Validation accuracy", ylabel="Validation accuracy")

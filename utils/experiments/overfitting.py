@@ -18,7 +18,7 @@ from utils.experiments.study import (
     train,
 )
 from utils.model import MLP
-from utils.visualize import COLORS, PAGE_WIDTH, epoch_ticks, new_figure
+from utils.visualize import COLORS, PAGE_WIDTH, new_figure
 
 WIDTHS = (2, 8, 32, 128, 512)  # hidden units
 IMAGES, EPOCHS = 2000, 40
@@ -76,26 +76,30 @@ def draw_fit(axes: Axes, values: dict, title: str) -> None:
     draw_curve(axes, from_one(training), training, "Training", color=COLORS["blue"], linestyle="-")
     draw_curve(axes, from_one(validation), validation, "Validation", color=COLORS["vermilion"], linestyle="--")
     axes.axvline(values["turning_epoch"]["mean"], color="black", linestyle=":", label="Lowest validation loss")
-    axes.set(title=title, xlabel="Epoch", ylabel="Loss", xticks=epoch_ticks(len(training["mean"])))
+    last = len(training["mean"])
+    axes.set(title=title, xlabel="Epoch", ylabel="Loss", xticks=[1, last // 2, last])
 
 
 def draw(result: dict) -> Figure:
     figure, [[narrow, wide, sweep]] = new_figure(PAGE_WIDTH, 4.4, columns=3)
     widths = result["widths"]
     for axes, width in ((narrow, WIDTHS[0]), (wide, WIDTHS[-1])):
-        draw_fit(axes, widths[f"{width}"], f"{width} units\n{widths[f'{width}']['verdict']}")
+        draw_fit(axes, widths[f"{width}"], f"{width} units:\n{widths[f'{width}']['verdict']}")
     wide.sharey(narrow)
     sweep.sharey(narrow)
     lines = {
-        "final_train_loss": ("Training, last epoch", COLORS["blue"], "-"),
-        "final_validation_loss": ("Validation, last epoch", COLORS["vermilion"], "--"),
-        "lowest_validation_loss": ("Validation, stopped early", "black", ":"),
+        "final_train_loss": (COLORS["blue"], "-"),
+        "final_validation_loss": (COLORS["vermilion"], "--"),
+        "lowest_validation_loss": ("black", ":"),
     }
-    for quantity, (label, color, style) in lines.items():
-        draw_curve(sweep, WIDTHS, as_curve(widths.values(), quantity), label, color=color, linestyle=style, marker="o")
-    sweep.set(title="All widths\n", xlabel="Hidden units (log scale)", ylabel="Loss", xscale="log")
+    for quantity, (color, style) in lines.items():
+        draw_curve(
+            sweep, WIDTHS, as_curve(widths.values(), quantity), quantity, color=color, linestyle=style, marker="o"
+        )
+    sweep.set(
+        title=f"All widths,\nafter {EPOCHS} epochs", xlabel="Hidden units (log scale)", ylabel="Loss", xscale="log"
+    )
     sweep.set_xticks(WIDTHS, [f"{width}" for width in WIDTHS])
     sweep.minorticks_off()
     legend_below(figure, narrow, 3)
-    sweep.legend(loc="lower left", fontsize=9)
     return figure
