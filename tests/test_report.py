@@ -64,7 +64,7 @@ def test_the_header_has_a_table_head_only_before_a_table(
 ) -> None:
     print_header(run, progress, epochs)
     printed = capsys.readouterr().out
-    assert "20 training, 2 training sample" in printed and "model mlp, lr 0.1\n" in printed and "2 threads" in printed
+    assert "20 training, 2 training sample" in printed and "model mlp, lr 0.1\n" in printed and "threads: 2" in printed
     assert ("validation loss" in printed) == bool(epochs)
 
 

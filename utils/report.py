@@ -60,7 +60,7 @@ def print_header(run: Run, progress: Progress, epochs: Sequence[int]) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in chosen.items())
     print(f"run      {run.title} with {facts['parameters']:,} parameters")
     print(f"images   {images}")
-    print(f"device   {facts['device']}, {facts['precision']}, {facts['threads']} threads")
+    print(f"device   {facts['device']}, {facts['precision']}, threads: {facts['threads']}")
     print(f"settings {settings}")
     print(f"output   {run.folder}", flush=True)
     if epochs:
