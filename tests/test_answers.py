@@ -4,12 +4,11 @@ import ast
 import json
 import re
 import traceback
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from helpers import PROJECT
 
-PROJECT = Path(__file__).resolve().parent.parent
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
 LONGEST_BLOCK = 15  # lines, blank ones not counted
 MOST_WORDS = 6500

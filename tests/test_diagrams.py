@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import PROJECT
 from matplotlib.figure import Figure
 from test_visualize import assert_texts_stand_apart, smallest_text, texts
 
 from utils import diagrams, function_diagrams
 
-PROJECT = Path(__file__).resolve().parent.parent
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
 NETWORKS = {
     "network-4-6-4-3.svg": [4, 6, 4, 3],

@@ -1,7 +1,6 @@
 """utils/experiments: the whole set on a few synthetic images, interrupted once on the way."""
 
 import io
-import json
 import math
 import os
 import runpy
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import PROJECT, read_json, visible_files
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import nn
@@ -33,7 +33,6 @@ from utils.experiments.study import GRID, Batches, Study, best_of, find_edges, s
 from utils.files import write_json
 from utils.model import MLP
 
-PROJECT = Path(__file__).resolve().parent.parent
 SHARE = 0.01  # of the images, epochs and draws of the real measurements
 KILLED_IN_THE_SECOND = """
 import os
@@ -56,15 +55,6 @@ class WholeSet:
     kept: dict  # the file of the unfinished run
     printed: str
     record: dict
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """On so few images, several threads would spend more time on waiting for each other than on computing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -108,22 +98,9 @@ def stop(study: Study) -> dict:
     raise KeyboardInterrupt
 
 
-def visible_files(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
-
-
 @pytest.fixture
 def numbers(whole_set: WholeSet) -> dict[str, dict]:
     return whole_set.record["experiments"]
-
-
-def read_json(path: Path) -> dict:
-    """Read plain JSON: NaN and infinities, which Python would take too, are an error."""
-
-    def refuse(constant: str) -> None:
-        raise AssertionError(f"{constant} in {path.name}")
-
-    return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
 
 
 def without_seconds(value: object) -> object:
@@ -471,10 +448,9 @@ def test_a_killed_run_goes_on_too(
     assert process.wait(timeout=300) == 9
     assert visible_files(folder) == {"experiments.unfinished.json"}
     kept = read_json(folder / "experiments.unfinished.json")["experiments"]["first"]
-    for name, measure in (("first", stop), ("second", lambda study: {"finding": "done too"})):
-        monkeypatch.setitem(EXPERIMENTS, name, (measure, lambda numbers: Figure()))
-    for name in list(EXPERIMENTS)[:-2]:
-        monkeypatch.delitem(EXPERIMENTS, name)
+    measures = {"first": stop, "second": lambda study: {"finding": "done too"}}
+    two = {name: (measure, lambda numbers: Figure()) for name, measure in measures.items()}
+    monkeypatch.setattr(command, "EXPERIMENTS", two)
     run_experiments(study, folder)
     assert "kept from the interrupted run" in capsys.readouterr().out.splitlines()[1]
     record = read_json(folder / "experiments.json")
