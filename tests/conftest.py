@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import struct
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import draw_nothing, few_images
+from helpers import draw_nothing, few_images, fork_server
 
 import main
 from utils import cifar10
@@ -40,6 +41,16 @@ def ctrl_c_reaches_children() -> Iterator[None]:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fork_server_is_ready(one_thread: None, ctrl_c_reaches_children: None) -> None:
+    """What the runs in other processes import is loaded while the first tests run."""
+    if sys.platform != "win32":
+        from multiprocessing import forkserver
+
+        fork_server()
+        forkserver.ensure_running()
 
 
 @pytest.fixture

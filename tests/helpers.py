@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from io import StringIO
 from pathlib import Path
 
@@ -138,9 +139,14 @@ def few_images(**parts: torch.Tensor) -> LabelledImages:
     """Return 200 drawn images for training and validation and 40 for test, with some parts replaced."""
     drawn = {}
     for split, count in (("train", 200), ("test", 40)):
-        images, labels = map(torch.from_numpy, draw_images(count, seed=0))
-        drawn |= {f"{split}_images": images, f"{split}_labels": labels}
+        drawn[f"{split}_images"], drawn[f"{split}_labels"] = draw_once(count)
     return LabelledImages("synthetic", "Synthetic images (not CIFAR-10)", CLASS_NAMES, **(drawn | parts))
+
+
+@cache
+def draw_once(count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    images, labels = draw_images(count, seed=0)
+    return torch.from_numpy(images), torch.from_numpy(labels)
 
 
 def draw_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

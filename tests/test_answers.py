@@ -260,7 +260,7 @@ def test_formulas_survive_markdown() -> None:
 
 # A measured number, perhaps with its deviation and as a percentage, and behind it in a comment, which GitHub does not
 # show, where it stands in experiments.json: 88.2 ± 0.3 %<!-- experiment/key/key -->
-MEASURED = re.compile(r"(-?[\d,]*\d(?:\.\d+)?)(?: ± ([\d.]+))?( %)?<!-- ([^>]+) -->")
+MEASURED = re.compile(r"(-?[\d,]*\d(?:\.\d+)?)(?: ± ([\d,]*\d(?:\.\d+)?))?( %)?<!-- ([^>]+) -->")
 MEASURED_PARAGRAPHS = [paragraph for paragraph in PARAGRAPHS if paragraph.startswith("**Measured.**")]
 
 

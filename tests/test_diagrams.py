@@ -1,10 +1,9 @@
 """utils/diagrams.py and utils/function_diagrams.py: the drawings of answers.md show the numbers of its text."""
 
 import re
+import runpy
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +15,10 @@ from test_visualize import assert_texts_stand_apart, smallest_text, texts
 from utils import diagrams, function_diagrams
 
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
-NETWORKS = {
-    "network-4-6-4-3.svg": [4, 6, 4, 3],
-    "network-two-hidden.svg": [3, 4, 4, 1],
-    "network-3-4-1.svg": [3, 4, 1],
-}
+NETWORKS = {"network-4-6-4-3": [4, 6, 4, 3], "network-two-hidden": [3, 4, 4, 1], "network-3-4-1": [3, 4, 1]}
+LAYERS = ["input", "hidden 1", "hidden 2", "output"]
 DRAWINGS = {
+    "network-4-6-4-3": partial(diagrams.draw_network, [4, 6, 4, 3], LAYERS, "The network of question 5: 4-6-4-3"),
     "activations": function_diagrams.draw_activations,
     "computational-graph": diagrams.draw_computational_graph,
     "descent": function_diagrams.draw_descent,
@@ -38,32 +35,44 @@ def answer(number: int) -> str:
 # ---- all drawings
 
 
-def draw_wide_network(path: Path) -> Figure:
-    return diagrams.draw_network([4, 6, 4, 3], ["input", "hidden 1", "hidden 2", "output"], "A network", path)
+@pytest.fixture(scope="module")
+def by_command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder into which `python -m utils.diagrams`, in a copy of the project, has drawn."""
+    project = tmp_path_factory.mktemp("project")
+    (project / "utils").mkdir()
+    (project / "figures").mkdir()
+    shutil.copy(PROJECT / "utils" / "diagrams.py", project / "utils")
+    runpy.run_path(str(project / "utils" / "diagrams.py"), run_name="__main__")
+    return project / "figures"
 
 
-@pytest.fixture(scope="module", params=[*DRAWINGS.values(), draw_wide_network], ids=[*DRAWINGS, "network"])
-def draw(request: pytest.FixtureRequest) -> Callable[[Path], Figure]:
-    return request.param
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("drawings")
 
 
-@pytest.fixture
-def drawing(draw: Callable[[Path], Figure], tmp_path: Path) -> Figure:
-    return draw(tmp_path / "drawing.svg")
+@pytest.fixture(scope="module")
+def drawings(folder: Path) -> dict[str, Figure]:
+    """Return the drawings by name, after they were saved into the folder."""
+    return {name: draw(folder / f"{name}.svg") for name, draw in DRAWINGS.items()}
 
 
-def test_texts_of_a_drawing_are_large_enough(drawing: Figure) -> None:
-    assert smallest_text(drawing) >= 12.5
+every_drawing = pytest.mark.parametrize("name", DRAWINGS)
 
 
-def test_texts_of_a_drawing_neither_overlap_nor_leave_it(drawing: Figure) -> None:
-    assert_texts_stand_apart(drawing)
+@every_drawing
+def test_texts_of_a_drawing_are_large_enough(drawings: dict[str, Figure], name: str) -> None:
+    assert smallest_text(drawings[name]) >= 12.5
 
 
-def test_the_same_drawing_has_the_same_bytes(draw: Callable[[Path], Figure], tmp_path: Path) -> None:
-    for name in ("first.svg", "second.svg"):
-        draw(tmp_path / name)
-    assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
+@every_drawing
+def test_texts_of_a_drawing_neither_overlap_nor_leave_it(drawings: dict[str, Figure], name: str) -> None:
+    assert_texts_stand_apart(drawings[name])
+
+
+@every_drawing
+def test_the_same_drawing_has_the_same_bytes(drawings: dict, folder: Path, by_command: Path, name: str) -> None:
+    assert (folder / f"{name}.svg").read_bytes() == (by_command / f"{name}.svg").read_bytes()
 
 
 def written_texts(path: Path) -> list[str]:
@@ -71,20 +80,15 @@ def written_texts(path: Path) -> list[str]:
     return re.findall(r"<!-- (.*?) -->", path.read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_command_draws_the_committed_drawings(tmp_path: Path) -> None:
-    shutil.copytree(PROJECT / "utils", tmp_path / "utils", ignore=shutil.ignore_patterns("__pycache__"))
-    figures = tmp_path / "figures"
-    figures.mkdir()
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "utils.diagrams"]
-    subprocess.run(command, cwd=tmp_path, check=True, timeout=300)
-    assert {path.name for path in figures.iterdir()} == {f"{name}.svg" for name in DRAWINGS} | set(NETWORKS)
-    for path in figures.iterdir():
+def test_command_draws_the_committed_drawings(by_command: Path) -> None:
+    assert {path.stem for path in by_command.iterdir()} == set(DRAWINGS) | set(NETWORKS)
+    for path in by_command.iterdir():
         assert written_texts(path) == written_texts(PROJECT / "figures" / path.name)
         assert f"](figures/{path.name})" in PAGE
     for name, sizes in NETWORKS.items():
-        for folder in (PROJECT / "figures", figures):
-            assert drawn_ids(folder / name, "unit") == expected_units(sizes)
-            assert drawn_ids(folder / name, "edge") == expected_edges(sizes)
+        for drawn in (PROJECT / "figures", by_command):
+            assert drawn_ids(drawn / f"{name}.svg", "unit") == expected_units(sizes)
+            assert drawn_ids(drawn / f"{name}.svg", "edge") == expected_edges(sizes)
 
 
 def test_the_figures_folder_stays_under_4_mb() -> None:
@@ -165,8 +169,8 @@ def written_matrices() -> dict[str, list[list[float]]]:
     return found
 
 
-def test_graph_shows_the_numbers_of_questions_2_and_3(tmp_path: Path) -> None:
-    drawn, written = drawn_matrices(diagrams.draw_computational_graph(tmp_path / "graph.svg")), written_matrices()
+def test_graph_shows_the_numbers_of_questions_2_and_3(drawings: dict[str, Figure]) -> None:
+    drawn, written = drawn_matrices(drawings["computational-graph"]), written_matrices()
     weights = {f"{letter}{layer}": f"{letter}^{{[{layer}]}}" for letter in "Wb" for layer in (1, 2)}
     values = {"x": "x", "z1": "z^{[1]}", "a1": "a^{[1]}", "y_hat": r"\hat y"} | weights
     gradients = {name: rf"\frac{{\partial \mathcal{{L}}}}{{\partial {values[name]}}}" for name in ("W1", "W2", "a1")}
@@ -177,8 +181,8 @@ def test_graph_shows_the_numbers_of_questions_2_and_3(tmp_path: Path) -> None:
     assert drawn == expected | {"value-y": [[1], [3]], "value-loss": [[1]], "gradient-loss": [[1]]}
 
 
-def test_graph_has_values_above_and_gradients_below(tmp_path: Path) -> None:
-    figure = diagrams.draw_computational_graph(tmp_path / "graph.svg")
+def test_graph_has_values_above_and_gradients_below(drawings: dict[str, Figure]) -> None:
+    figure = drawings["computational-graph"]
     heights = {text.get_gid(): text.get_position()[1] for text in texts(figure) if text.get_gid()}
     _, gradients = diagrams.graph_numbers()
     assert all(heights[f"value-{name}"] > heights[f"gradient-{name}"] for name in gradients)
@@ -188,8 +192,8 @@ def test_graph_has_values_above_and_gradients_below(tmp_path: Path) -> None:
 # ---- dropout
 
 
-def test_dropped_units_have_no_edge(tmp_path: Path) -> None:
-    figure = diagrams.draw_dropout(tmp_path / "dropout.svg")
+def test_dropped_units_have_no_edge(drawings: dict[str, Figure]) -> None:
+    figure = drawings["dropout"]
     dropped_in_all = 0
     for axes in figure.axes:
         scale = 1.25 if axes.get_title().startswith("Training") else 1
@@ -206,8 +210,8 @@ def test_dropped_units_have_no_edge(tmp_path: Path) -> None:
 # ---- functions
 
 
-def test_descent_shows_the_numbers_of_the_table(tmp_path: Path) -> None:
-    figure = function_diagrams.draw_descent(tmp_path / "descent.svg")
+def test_descent_shows_the_numbers_of_the_table(drawings: dict[str, Figure]) -> None:
+    figure = drawings["descent"]
     assert len(figure.axes) == 4
     for axes in figure.axes:
         rate, verdict = re.fullmatch(r"η = ([\d.]+): (.+)", axes.get_title()).groups()
@@ -219,8 +223,8 @@ def test_descent_shows_the_numbers_of_the_table(tmp_path: Path) -> None:
         assert np.allclose(np.square(drawn), [*start.get_ydata(), *later.get_ydata()])
 
 
-def test_ravine_has_equal_numbers_of_steps_from_one_start(tmp_path: Path) -> None:
-    figure = function_diagrams.draw_ravine(tmp_path / "ravine.svg")
+def test_ravine_has_equal_numbers_of_steps_from_one_start(drawings: dict[str, Figure]) -> None:
+    figure = drawings["ravine"]
     paths = {axes.get_title().split(",")[0]: axes.get_lines()[1].get_xydata() for axes in figure.axes}
     assert list(paths) == ["Gradient descent", "Momentum 0.9", "RMSprop", "Adam"]
     assert {len(path) for path in paths.values()} == {41} and "40 steps" in figure.get_suptitle()
@@ -231,8 +235,8 @@ def test_ravine_has_equal_numbers_of_steps_from_one_start(tmp_path: Path) -> Non
     assert np.allclose(paths["Adam"][1], [10 - 0.5, 1 - 0.5])
 
 
-def test_slopes_are_those_of_the_functions_above_them(tmp_path: Path) -> None:
-    upper, lower = np.split(np.array(function_diagrams.draw_activations(tmp_path / "activations.svg").axes), 2)
+def test_slopes_are_those_of_the_functions_above_them(drawings: dict[str, Figure]) -> None:
+    upper, lower = np.split(np.array(drawings["activations"].axes), 2)
     assert [axes.get_title() for axes in upper] == ["identity", "sigmoid", "tanh", "ReLU", "GELU"]
     for above, below in zip(upper, lower, strict=True):
         z, outputs = above.get_lines()[0].get_data()
@@ -242,8 +246,8 @@ def test_slopes_are_those_of_the_functions_above_them(tmp_path: Path) -> None:
         assert np.nanmax(np.abs(differences - np.asarray(slopes))[smooth][1:-1]) < 0.001
 
 
-def test_squares_reach_from_the_points_to_the_line(tmp_path: Path) -> None:
-    figure = function_diagrams.draw_residuals(tmp_path / "residuals.svg")
+def test_squares_reach_from_the_points_to_the_line(drawings: dict[str, Figure]) -> None:
+    figure = drawings["residuals"]
     areas = []
     for axes in figure.axes:
         line, points = axes.get_lines()

@@ -12,6 +12,15 @@ from helpers import FILES, MINUTE, PROJECT, TINY, Process, end_of, read_json, vi
 needs_unix = pytest.mark.skipif(sys.platform == "win32", reason="needs Unix")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unread(tmp_path_factory: pytest.TempPathFactory) -> subprocess.Popen:
+    """A run whose output nobody reads, as in `python main.py | head`; it goes on while other tests run."""
+    run = start(tmp_path_factory.mktemp("unread"), stdout=subprocess.PIPE)
+    run.stdout.close()
+    run.stdout = None
+    return run
+
+
 def start(out_dir: Path, *flags: str, **settings: object) -> subprocess.Popen:
     """Start Python anew for a dry run into `out_dir`."""
     command = [sys.executable, *flags, PROJECT / "main.py", *TINY, "--dry-run", "--out-dir", out_dir]
@@ -25,7 +34,7 @@ def use_one_core() -> None:
 
 @needs_unix
 def test_a_run_where_almost_nothing_is_there(tmp_path: Path) -> None:
-    """No terminal, display, home or locale, one core, 20 columns, no asserts, and each warning of ours is an error.
+    """No terminal, display, home or locale, one core, 20 columns, and each warning of ours is an error.
 
     A torchvision that does not fit torch, and a backend of matplotlib that is not installed.
     """
@@ -48,7 +57,7 @@ def test_a_run_where_almost_nothing_is_there(tmp_path: Path) -> None:
     modules = ["__main__", *(f"utils.{path.stem}" for path in (PROJECT / "utils").glob("*.py"))]
     run = start(
         tmp_path / "é",
-        *("-O", *(f"-Werror:::{module}" for module in modules)),
+        *(f"-Werror:::{module}" for module in modules),
         env=environment,
         cwd=tmp_path / "current",
         stdin=subprocess.DEVNULL,
@@ -61,12 +70,9 @@ def test_a_run_where_almost_nothing_is_there(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "current") == []
 
 
-def test_a_closed_pipe_ends_the_run_in_one_line(tmp_path: Path) -> None:
-    """As in `python main.py | head`; Python adds nothing of its own at its end."""
-    run = start(tmp_path, stdout=subprocess.PIPE)
-    run.stdout.close()
-    run.stdout = None
-    code, _, err = end_of(run)
+def test_a_closed_pipe_ends_the_run_in_one_line(unread: subprocess.Popen) -> None:
+    """Python adds nothing of its own at its end."""
+    code, _, err = end_of(unread)
     assert code == 1
     assert err.startswith("error: ") and err.count("\n") == 1
 
