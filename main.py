@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> None:
 
         # 4. Test: once, with the weights of the best epoch
         model.load_state_dict(progress.best_weights)
-        test = evaluate(model, batches(images.test), precision)
+        test = evaluate(model, batches(images.test), precision, getattr(model, "test_views", 1))
         print_test(run, test, progress.best_epoch)
 
         # 5. Figures

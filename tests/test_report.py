@@ -1,6 +1,7 @@
 """utils/report.py: what a run tells of itself, also where there is nothing to tell."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,13 @@ def test_a_class_without_images_is_printed_as_such(
     print_test(run, evaluation, best_epoch=3)
     lines = capsys.readouterr().out.strip().splitlines()
     assert "75.00%" in lines[0] and "epoch 3" in lines[0] and "4 images" in lines[0]
+    assert "confidence 98.67%" in lines[0] and "views" not in lines[0]
     assert [line.split() for line in lines[1:]] == [["cat", "50.00%"], ["dog", "no", "images"], ["ship", "100.00%"]]
+
+
+def test_a_test_with_views_says_so(run: Run, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
+    print_test(run, replace(evaluation, views=6), best_epoch=3)
+    assert "4 images, 6 views of each, weights" in capsys.readouterr().out
 
 
 def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress, evaluation: Evaluation) -> None:
@@ -55,7 +62,9 @@ def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress,
     assert metrics["history"] == progress.history and metrics["settings"] == progress.settings
     assert metrics["seconds"]["training"] == 4.0 < metrics["seconds"]["total"]
     save_metrics(run, progress, evaluation)
-    assert read_json(run.folder / "metrics.json")["test_accuracy"] == 0.75
+    metrics = read_json(run.folder / "metrics.json")
+    assert (metrics["test_accuracy"], metrics["test_views"]) == (0.75, 1)
+    assert metrics["test_confidence"] == pytest.approx(0.9867, abs=1e-4)
 
 
 @pytest.mark.parametrize("epochs", [range(1, 3), []])

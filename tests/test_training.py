@@ -1,6 +1,7 @@
 """utils/training.py: honest averages, and training that can be repeated."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -80,6 +81,27 @@ def test_the_confusion_matrix_has_actual_classes_in_rows() -> None:
 def test_probabilities_are_the_softmax_of_the_logits() -> None:
     evaluation = Evaluation(torch.tensor([[0.0, math.log(3)]]), torch.tensor([1]))
     assert evaluation.probabilities[0].tolist() == pytest.approx([0.25, 0.75])
+
+
+def test_confidence_is_the_mean_of_the_highest_probabilities() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [math.log(9), 0.0]])
+    assert Evaluation(logits, torch.tensor([0, 0])).confidence == pytest.approx((0.75 + 0.9) / 2)
+
+
+def test_the_views_are_moved_and_mirrored_images() -> None:
+    """By a pixel to two corners; where nothing is left, the image is mirrored at its edge."""
+    model, dataset = linear_classifier(), make_dataset(8)
+    there, back = torch.arange(1, 33), torch.arange(-1, 31).abs()
+    there[-1] = 30
+    of_views = []
+    for rows in (torch.arange(32), there, back):
+        moved = dataset.images[:, rows][:, :, rows]
+        for images in (moved, moved.flip(2)):
+            of_views.append(evaluate(model, batches(replace(dataset, images=images))).logits)
+    for count in (1, 2, 3, 6):
+        evaluation = evaluate(model, batches(dataset), views=count)
+        assert torch.allclose(evaluation.logits, torch.stack(of_views[:count]).mean(dim=0), atol=1e-5)
+        assert evaluation.views == count
 
 
 # Training

@@ -79,8 +79,9 @@ def print_epoch(progress: Progress) -> None:
 
 
 def print_test(run: Run, test: Evaluation, best_epoch: int) -> None:
-    print(f"\ntest     accuracy {test.accuracy:.2%}, loss {test.loss:.4f}", end="")
-    print(f" ({len(test.labels):,} images, weights of epoch {best_epoch})")
+    views = f", {test.views} views of each" if test.views > 1 else ""
+    print(f"\ntest     accuracy {test.accuracy:.2%}, mean confidence {test.confidence:.2%}, ", end="")
+    print(f"loss {test.loss:.4f} ({len(test.labels):,} images{views}, weights of epoch {best_epoch})")
     for name, accuracy in class_accuracies(test, run.class_names).items():
         print(f"         {name:12s} {'no images' if accuracy is None else f'{accuracy:7.2%}'}")
 
@@ -103,6 +104,8 @@ def save_metrics(run: Run, progress: Progress, test: Evaluation | None = None) -
         "best_epoch": progress.best_epoch,
         "test_loss": test and test.loss,
         "test_accuracy": test and test.accuracy,
+        "test_confidence": test and test.confidence,
+        "test_views": test and test.views,
         "class_accuracy": test and class_accuracies(test, run.class_names),
         "seconds": {
             "training": sum(row["seconds"] for row in progress.history),

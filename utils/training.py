@@ -7,11 +7,12 @@ from functools import cached_property
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from utils.device import memory_format
 from utils.errors import RunError
 from utils.schedule import EpochPlan
 
@@ -67,6 +68,7 @@ class Evaluation:
 
     logits: torch.Tensor
     labels: torch.Tensor
+    views: int = 1  # of each image, over which the logits are a mean
 
     @cached_property
     def loss(self) -> float:
@@ -86,6 +88,11 @@ class Evaluation:
         return self.logits.softmax(dim=1)
 
     @cached_property
+    def confidence(self) -> float:
+        """Return the mean probability of the predicted classes; the accuracy should be as high."""
+        return self.probabilities.amax(dim=1).mean().item()
+
+    @cached_property
     def confusion_matrix(self) -> torch.Tensor:
         """Return the number of images of each actual class (row) for each predicted class (column)."""
         classes = self.logits.shape[1]
@@ -95,12 +102,29 @@ class Evaluation:
 
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: str = "float32"
+    model: nn.Module, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], precision: str = "float32", views: int = 1
 ) -> Evaluation:
-    """Run the model over some batches without training it. Raises RunError if the loss is NaN or infinite."""
+    """Run the model over some batches without training it; the logits are means over 1 to 6 views of each image.
+
+    Raises RunError if the loss is NaN or infinite.
+    """
     model.eval()
-    results = [(compute_logits(model, images, precision), labels) for images, labels in batches]
+    results = []
+    for images, labels in batches:
+        of_views = [compute_logits(model, view, precision) for view in views_of(images)[:views]]
+        results.append((torch.stack(of_views).mean(dim=0), labels))
     logits, labels = (torch.cat(parts).cpu() for parts in zip(*results, strict=True))
-    evaluation = Evaluation(logits, labels)
+    evaluation = Evaluation(logits, labels, views)
     check_loss(evaluation.loss, "in an evaluation")
     return evaluation
+
+
+def views_of(images: torch.Tensor) -> list[torch.Tensor]:
+    """Return six views of images (B, C, H, W): as they are, moved by a pixel to two corners, and each of them mirrored.
+
+    Test-time augmentation (Krizhevsky et al. 2012), with the views of airbench94 (Jordan 2024, arXiv:2404.00498).
+    """
+    padded = pad(images, (1, 1, 1, 1), mode="reflect")
+    moved = (images, padded[..., 2:, 2:], padded[..., :-2, :-2])
+    views = [view for some in moved for view in (some, some.flip(3))]
+    return [view.contiguous(memory_format=memory_format(images.device)) for view in views]
