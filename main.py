@@ -38,7 +38,7 @@ RECIPES = {
     },
     "convnet-large": {
         "width": 1.0,
-        "epochs": 16,
+        "epochs": 10,
         "batch_size": 128,
         "lr": 0.2,
         "weight_decay": 5e-4,

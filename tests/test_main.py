@@ -104,7 +104,7 @@ def test_metrics_tell_all_of_the_run(whole_run: Outcome) -> None:
     assert metrics["precision"] in ("float32", "bfloat16")
     images = metrics["images"]
     assert images["training"] == 9 * images["validation"] == 9 * images["training_sample"] > 0 and images["test"] > 0
-    assert all(math.isfinite(metrics[name]) for name in ("test_loss", "test_accuracy"))
+    assert all(math.isfinite(metrics[name]) for name in ("test_loss", "test_accuracy", "test_confidence"))
     history = metrics["history"]
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert all(set(row) == EPOCH_NUMBERS for row in history)
@@ -222,6 +222,7 @@ def test_each_network_runs_on_cifar10(
     assert (run.code, run.err) == (0, "")
     assert visible_files(run.folder) == FILES
     assert run.metrics["dataset"] == "cifar10" and run.metrics["settings"]["model"] == model
+    assert run.metrics["test_views"] == (6 if model == "convnet-large" else 1)
     assert set(run.metrics["class_accuracy"]) == set(CLASS_NAMES)
     assert "CIFAR-10" in run.out and "ynthetic" not in run.out
 
