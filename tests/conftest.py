@@ -9,6 +9,7 @@ import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from helpers import draw_nothing, few_images, fork_server
 
 import main
-from utils import cifar10
+from utils import cifar10, data
 from utils.data import LabelledImages, load_dataset
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -51,6 +52,14 @@ def fork_server_is_ready(one_thread: None, ctrl_c_reaches_children: None) -> Non
 
         fork_server()
         forkserver.ensure_running()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def images_are_drawn_once() -> Iterator[None]:
+    """They are always the same, and to draw 3,000 of them takes longer than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "load_synthetic", cache(data.load_synthetic))
+        yield
 
 
 @pytest.fixture

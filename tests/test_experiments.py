@@ -59,10 +59,12 @@ class WholeSet:
 
 @pytest.fixture(scope="module", autouse=True)
 def modest_aims() -> Iterator[None]:
-    """A training loss that few epochs reach, and fewer hand-made features: to solve for 1,764 weights takes seconds."""
+    """A training loss that few epochs reach; fewer hand-made features, for whose 1,764 weights one waits long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(batch_size, "TARGET", 10)
         patch.setattr(representations, "CELL", 8)
+        patch.setattr(representations, "COUNTS", (200, 20_000))
+        patch.setattr(activations, "DEPTHS", (2, 12))
         yield
 
 
