@@ -1,9 +1,10 @@
 """Train a classifier for one epoch, and evaluate it."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import torch
 from torch import nn
@@ -111,7 +112,7 @@ def evaluate(
     model.eval()
     results = []
     for images, labels in batches:
-        of_views = [compute_logits(model, view, precision) for view in views_of(images)[:views]]
+        of_views = [compute_logits(model, view, precision) for view in islice(views_of(images), views)]
         results.append((torch.stack(of_views).mean(dim=0), labels))
     logits, labels = (torch.cat(parts).cpu() for parts in zip(*results, strict=True))
     evaluation = Evaluation(logits, labels, views)
@@ -119,12 +120,14 @@ def evaluate(
     return evaluation
 
 
-def views_of(images: torch.Tensor) -> list[torch.Tensor]:
-    """Return six views of images (B, C, H, W): as they are, moved by a pixel to two corners, and each of them mirrored.
+def views_of(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield six views of images (B, C, H, W): as they are, moved by a pixel to two corners, each then mirrored.
 
     Test-time augmentation (Krizhevsky et al. 2012), with the views of airbench94 (Jordan 2024, arXiv:2404.00498).
     """
+    size = images.shape[-1]
     padded = pad(images, (1, 1, 1, 1), mode="reflect")
-    moved = (images, padded[..., 2:, 2:], padded[..., :-2, :-2])
-    views = [view for some in moved for view in (some, some.flip(3))]
-    return [view.contiguous(memory_format=memory_format(images.device)) for view in views]
+    for start in (1, 2, 0):
+        moved = padded[..., start : start + size, start : start + size]
+        for view in (moved, moved.flip(3)):
+            yield view.contiguous(memory_format=memory_format(images.device))
