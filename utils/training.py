@@ -125,9 +125,11 @@ def views_of(images: torch.Tensor) -> Iterator[torch.Tensor]:
 
     Test-time augmentation (Krizhevsky et al. 2012), with the views of airbench94 (Jordan 2024, arXiv:2404.00498).
     """
-    size = images.shape[-1]
+    size, layout = images.shape[-1], memory_format(images.device)
+    yield images
+    yield images.flip(3).contiguous(memory_format=layout)
     padded = pad(images, (1, 1, 1, 1), mode="reflect")
-    for start in (1, 2, 0):
+    for start in (2, 0):
         moved = padded[..., start : start + size, start : start + size]
-        for view in (moved, moved.flip(3)):
-            yield view.contiguous(memory_format=memory_format(images.device))
+        yield moved.contiguous(memory_format=layout)
+        yield moved.flip(3).contiguous(memory_format=layout)
