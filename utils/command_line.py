@@ -67,6 +67,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], when_st
     with usable_streams(), signal_handlers(terminate, signal.SIGTERM):
         try:
             main(arguments)
+            sys.stdout.flush()
             return 0
         except InputError as error:
             code, message = 2, f"error: {error}"
@@ -83,7 +84,18 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], when_st
             message = f"stopped: {when_stopped}"
         # One line, whatever the name of a path or the content of a foreign checkpoint.
         print("".join(c if c.isprintable() else ascii(c)[1:-1] for c in message), file=sys.stderr)
+        drop_unwritten_output()
         return code
+
+
+def drop_unwritten_output() -> None:
+    """What a closed pipe or a full disk did not take, Python would try to write once more at its end, and fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def is_out_of_memory(error: Exception) -> bool:
