@@ -7,7 +7,7 @@ import torch
 
 # Shares of a run
 WARM_UP = 0.2  # in which the learning rate rises
-SKIP_AFTER = 0.2  # until which every image is trained on
+SKIP_AFTER = 0.12  # until which every image is trained on
 GROW_AFTER = (0.25, 0.65)  # after which the crops become larger
 CUT_AFTER = 0.25  # until which no square is cut out
 

@@ -147,7 +147,7 @@ def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
         seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
         accuracy = [100 * epoch["validation_accuracy"] for epoch in run["history"]]
         axes.plot(seconds, accuracy, "o", ms=4, lw=1.5, linestyle=line_style, color=color, label=label)
-    axes.set(title="Validation accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)")
+    axes.set(title="Accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)")
     axes.set_xscale("log")  # runs of two minutes and of half an hour in one figure
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
