@@ -150,7 +150,7 @@ def test_accuracy_over_time_adds_up_the_seconds(tmp_path: Path) -> None:
     assert list(other_seed.get_ydata()) == pytest.approx([40, 60, 80])
     assert one.get_color() == other_seed.get_color() != wide.get_color()
     assert one.get_linestyle() == other_seed.get_linestyle() != wide.get_linestyle()
-    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["convnet, 3 epochs, float32", "mlp, 3 epochs, float32"]
     assert (tmp_path / "time.png").stat().st_size > 0
 

@@ -136,7 +136,7 @@ def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
 
     runs: as in metrics.json. Those of equal model, epochs and precision, which differ in their seeds, look the same.
     """
-    figure, panels = new_figure(PAGE_WIDTH, 4.2)
+    figure, panels = new_figure(PAGE_WIDTH, 5)
     axes = panels[0, 0]
     styles = {}
     for run in runs:
@@ -152,7 +152,7 @@ def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=2)
     save_figure(figure, path)
     return figure
 
