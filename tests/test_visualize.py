@@ -139,11 +139,11 @@ def test_curves_show_every_epoch_the_accuracy_in_percent(tmp_path: Path) -> None
 
 
 def test_accuracy_over_time_adds_up_the_seconds(tmp_path: Path) -> None:
-    def run(model: str, accuracies: list[float]) -> dict:
+    def run(model: str, accuracies: list[float], width: float = 1.0) -> dict:
         history = [{"seconds": 20.0, "validation_accuracy": accuracy} for accuracy in accuracies]
-        return {"settings": {"model": model, "epochs": 3}, "precision": "float32", "history": history}
+        return {"settings": {"model": model, "width": width, "epochs": 3}, "precision": "float32", "history": history}
 
-    runs = [run("convnet", [0.5, 0.6, 0.7]), run("convnet", [0.4, 0.6, 0.8]), run("mlp", [0.6, 0.7, 0.9])]
+    runs = [run("convnet", [0.5, 0.6, 0.7]), run("convnet", [0.4, 0.6, 0.8]), run("convnet", [0.6, 0.7, 0.9], 1.5)]
     figure = visualize.plot_accuracy_over_time(runs, tmp_path / "time.png")
     one, other_seed, wide = figure.axes[0].get_lines()
     assert list(one.get_xdata()) == [20, 40, 60]
@@ -151,7 +151,7 @@ def test_accuracy_over_time_adds_up_the_seconds(tmp_path: Path) -> None:
     assert one.get_color() == other_seed.get_color() != wide.get_color()
     assert one.get_linestyle() == other_seed.get_linestyle() != wide.get_linestyle()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert labels == ["convnet, 3 epochs, float32", "mlp, 3 epochs, float32"]
+    assert labels == ["convnet, 3 epochs, float32", "convnet × 1.5, 3 epochs, float32"]
     assert (tmp_path / "time.png").stat().st_size > 0
 
 

@@ -134,13 +134,15 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
 def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
     """Draw validation accuracy against seconds of training, save the figure and return it.
 
-    runs: as in metrics.json. Those of equal model, epochs and precision, which differ in their seeds, look the same.
+    runs: as in metrics.json. Those of equal model, width, epochs and precision (other seeds) look the same.
     """
     figure, panels = new_figure(PAGE_WIDTH, 5)
     axes = panels[0, 0]
     styles = {}
     for run in runs:
-        recipe = f"{run['settings']['model']}, {run['settings']['epochs']} epochs, {run['precision']}"
+        settings = run["settings"]
+        width = "" if settings["width"] == 1 else f" × {settings['width']:g}"
+        recipe = f"{settings['model']}{width}, {settings['epochs']} epochs, {run['precision']}"
         label = None if recipe in styles else recipe
         number = len(styles)
         color, line_style = styles.setdefault(recipe, (list(COLORS.values())[number], LINE_STYLES[number]))
