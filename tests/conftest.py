@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import main
+from utils import cifar10, data
+from utils.data import LabelledImages, load_dataset
+
 import numpy as np
 import pytest
 import torch
 from helpers import draw_nothing, few_images, fork_server
-
-import main
-from utils import cifar10, data
-from utils.data import LabelledImages, load_dataset
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 TRAIN_FILES = tuple(f"data_batch_{number}" for number in range(1, 6))

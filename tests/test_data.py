@@ -1,10 +1,5 @@
 """utils/data.py: the right images in the right split, batches as they should be."""
 
-import pytest
-import torch
-from conftest import SmallCifar10
-from torch.nn.functional import pad
-
 from utils import data
 from utils.data import (
     ImageDataset,
@@ -17,8 +12,13 @@ from utils.data import (
     split_dataset,
     training_batches,
 )
-from utils.errors import InputError
 from utils.schedule import EpochPlan
+
+import pytest
+import torch
+from conftest import SmallCifar10
+from torch.nn.functional import pad
+from utils.errors import InputError
 
 
 def unnormalize(images: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,13 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+from utils import diagrams, function_diagrams
+
 import numpy as np
 import pytest
 from helpers import PROJECT
 from matplotlib.figure import Figure
 from test_visualize import assert_texts_stand_apart, smallest_text, texts
-
-from utils import diagrams, function_diagrams
 
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
 NETWORKS = {"network-4-6-4-3": [4, 6, 4, 3], "network-two-hidden": [3, 4, 4, 1], "network-3-4-1": [3, 4, 1]}

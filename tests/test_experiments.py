@@ -13,6 +13,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import main as script
+from utils import data
+from utils.data import load_synthetic
+from utils.experiments import __main__ as command
+from utils.experiments import activations, batch_size, dropout, learning_rate, optimizers, overfitting, representations
+from utils.experiments.__main__ import EXPERIMENTS, draw_experiment, measure_experiment, parse_options, run_experiments
+from utils.experiments.study import GRID, Batches, Study, best_of, find_edges, sgd, summarize, train
+from utils.files import write_json
+from utils.model import MLP
+
 import pytest
 import torch
 from helpers import PROJECT, read_json, visible_files
@@ -20,18 +30,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import nn
 from torch.nn.functional import cross_entropy
-
-import main as script
-from utils import data
 from utils.command_line import run_command
-from utils.data import load_synthetic
 from utils.errors import InputError, RunError
-from utils.experiments import __main__ as command
-from utils.experiments import activations, batch_size, dropout, learning_rate, optimizers, overfitting, representations
-from utils.experiments.__main__ import EXPERIMENTS, draw_experiment, measure_experiment, parse_options, run_experiments
-from utils.experiments.study import GRID, Batches, Study, best_of, find_edges, sgd, summarize, train
-from utils.files import write_json
-from utils.model import MLP
 
 SHARE = 0.01  # of the images, epochs and draws of the real measurements
 KILLED_IN_THE_SECOND = """

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from utils import files
+from utils.files import output_folder, remove_temporary_files, replace_when_complete, warn_if_held, write_json
+
 import pytest
 from helpers import MINUTE, PROJECT, visible_files
-
-from utils import files
 from utils.errors import InputError
-from utils.files import output_folder, remove_temporary_files, replace_when_complete, warn_if_held, write_json
 
 
 def write(path: Path, text: str) -> None:

@@ -1,9 +1,9 @@
 """utils/synthetic.py: images that a network must learn to tell apart, the same for the same seed."""
 
+from utils.synthetic import CLASS_NAMES, SHAPES, draw_images, draw_masks
+
 import numpy as np
 import pytest
-
-from utils.synthetic import CLASS_NAMES, SHAPES, draw_images, draw_masks
 
 
 def test_images_are_of_the_kind_of_cifar10() -> None:

@@ -6,13 +6,13 @@ python -m utils.diagrams    draws all drawings of answers.md, these and those of
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.function_diagrams import draw_activations, draw_descent, draw_ravine, draw_residuals
+from utils.visualize import COLORS, PAGE_WIDTH, house_style, new_figure, save_figure
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-
-from utils.function_diagrams import draw_activations, draw_descent, draw_ravine, draw_residuals
-from utils.visualize import COLORS, PAGE_WIDTH, house_style, new_figure, save_figure
 
 COLUMN_DISTANCE = 2.6  # in a network diagram the distance between two units of a layer is 1
 RADIUS = 0.38

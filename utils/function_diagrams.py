@@ -6,13 +6,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from utils.visualize import COLORS, PAGE_WIDTH, house_style, new_figure, save_figure
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-
-from utils.visualize import COLORS, PAGE_WIDTH, house_style, new_figure, save_figure
 
 GREY = "#999999"
 

@@ -9,7 +9,10 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+
+from utils.files import write_or_warn
 
 import matplotlib
 import numpy as np
@@ -17,8 +20,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
-from utils.files import replace_when_complete, warn_if_held
 
 # Colours that colour-blind readers can tell apart: Okabe and Ito, "Color Universal Design", 2008
 # (https://jfly.uni-koeln.de/color/).
@@ -82,8 +83,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG or SVG, by the suffix of `path`; the same figure gives the same bytes."""
     file_format = path.suffix.removeprefix(".")
     metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[file_format]
-    with warn_if_held(path), replace_when_complete(path) as temporary:
-        figure.savefig(temporary, format=file_format, metadata=metadata)
+    content = BytesIO()
+    figure.savefig(content, format=file_format, metadata=metadata)
+    write_or_warn(path, content.getbuffer())
 
 
 def epoch_ticks(last_epoch: int) -> list[int]:
@@ -186,21 +188,6 @@ def plot_predictions(
         mark_prediction(axes, predicted == label, float(probability[predicted]))
     save_figure(figure, path)
     return figure
-
-
-@house_style()
-def plot_mistakes(
-    images: np.ndarray,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    title: str,
-    path: Path,
-) -> Figure:
-    """Draw the 10 most confident of the wrong predictions as `plot_predictions` does."""
-    mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    mistakes = mistakes[np.argsort(-probabilities[mistakes].max(axis=1), kind="stable")][:10]
-    return plot_predictions(images[mistakes], probabilities[mistakes], labels[mistakes], class_names, title, path)
 
 
 def mark_prediction(axes: Axes, right: bool, confidence: float) -> None:

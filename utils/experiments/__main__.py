@@ -18,9 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-from matplotlib.figure import Figure
-
 from utils.command_line import OneLineParser, folder_path, number, run_command
 from utils.data import load_dataset
 from utils.device import limit_threads
@@ -30,6 +27,9 @@ from utils.experiments.study import Study, find_edges
 from utils.files import output_folder, retry_while_held, write_json
 from utils.report import versions
 from utils.visualize import house_style, save_figure
+
+import torch
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent.parent.parent
 SEEDS = 3  # of a comparison, if it does not ask for more: --seed and those after it

@@ -4,11 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import torch
-from matplotlib.figure import Figure
-from torch import nn
-from torch.nn.functional import cross_entropy, gelu
-
 from utils.experiments.study import (
     GUESSING,
     Batches,
@@ -24,6 +19,11 @@ from utils.experiments.study import (
 )
 from utils.model import MLP
 from utils.visualize import PAGE_WIDTH, new_figure
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.nn.functional import cross_entropy, gelu
 
 DEPTHS = (2, 6, 12)  # hidden layers
 WIDTH = 128  # units in each

@@ -2,15 +2,15 @@
 
 from functools import partial
 
+from utils.experiments.study import Batches, Study, best_of, draw_curve, legend_below, sgd, train
+from utils.model import MLP
+from utils.visualize import PAGE_WIDTH, new_figure
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
-
-from utils.experiments.study import Batches, Study, best_of, draw_curve, legend_below, sgd, train
-from utils.model import MLP
-from utils.visualize import PAGE_WIDTH, new_figure
 
 SEEDS = 5
 IMAGES = 1000

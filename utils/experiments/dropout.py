@@ -2,14 +2,14 @@
 
 from functools import partial
 
-from matplotlib.figure import Figure
-from torch import nn
-from torch.optim import Adam, Optimizer
-
 from utils.experiments.overfitting import find_turn
 from utils.experiments.study import Batches, Study, as_curve, best_of, draw_curve, from_one, join, summarize, train
 from utils.model import MLP
 from utils.visualize import COLORS, PAGE_WIDTH, epoch_ticks, new_figure
+
+from matplotlib.figure import Figure
+from torch import nn
+from torch.optim import Adam, Optimizer
 
 SAME_RATE = 3e-4  # at which all p are compared too
 # The learning rates to begin the search with, for each p.

@@ -3,9 +3,6 @@
 import math
 from functools import partial
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from utils.experiments.study import (
     GRID,
     GUESSING,
@@ -22,6 +19,9 @@ from utils.experiments.study import (
 )
 from utils.model import MLP
 from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 RATES = GRID[GRID.index(1e-4) : GRID.index(10) + 1]
 STRETCH = 10  # steps, after which the loss is measured

@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
-from matplotlib.figure import Figure
-from torch import nn
-from torch.optim import Adam, Optimizer, RMSprop
-
 from utils.experiments.study import PERCENT, Batches, Study, as_curve, best_of, draw_curve, legend_below, sgd, train
 from utils.model import MLP
 from utils.visualize import PAGE_WIDTH, new_figure
+
+from matplotlib.figure import Figure
+from torch import nn
+from torch.optim import Adam, Optimizer, RMSprop
 
 SEEDS = 5
 IMAGES, EPOCHS = 5000, 5

@@ -2,9 +2,6 @@
 
 from functools import partial
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from utils.experiments.study import (
     Batches,
     Study,
@@ -19,6 +16,9 @@ from utils.experiments.study import (
 )
 from utils.model import MLP
 from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 WIDTHS = (2, 8, 32, 128, 512)  # hidden units
 IMAGES, EPOCHS = 2000, 40

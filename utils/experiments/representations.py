@@ -4,11 +4,6 @@ import math
 from collections.abc import Callable
 from functools import partial
 
-import torch
-from matplotlib.figure import Figure
-from torch import nn
-from torch.nn.functional import avg_pool2d, one_hot, pad
-
 from utils.experiments.study import (
     PERCENT,
     Batches,
@@ -25,6 +20,11 @@ from utils.experiments.study import (
 )
 from utils.model import MLP
 from utils.visualize import PAGE_WIDTH, new_figure
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from torch.nn.functional import avg_pool2d, one_hot, pad
 
 COUNTS = (200, 2000, 20_000)  # training images
 STEPS = 300  # of training a network, whatever the number of images

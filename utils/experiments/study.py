@@ -6,6 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from utils.data import LabelledImages, normalize, one_in
+from utils.errors import RunError
+from utils.model import build_model
+from utils.optimizer import make_optimizer
+from utils.schedule import EpochPlan, seed_epoch
+from utils.training import evaluate, train_one_epoch
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
@@ -13,13 +20,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import nn
 from torch.optim import SGD, Optimizer
-
-from utils.data import LabelledImages, normalize, one_in
-from utils.errors import RunError
-from utils.model import build_model
-from utils.optimizer import make_optimizer
-from utils.schedule import EpochPlan, seed_epoch
-from utils.training import evaluate, train_one_epoch
 
 GUESSING = math.log(10)  # the cross-entropy of ten equal probabilities
 GRID = [float(f"{digit}e{exponent}") for exponent in range(-7, 4) for digit in (1, 3)]  # two values in each decade
