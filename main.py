@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> None:
         if options.resume or options.test_only:
             restore(folder, progress, model, optimizer if options.resume else None)
         epochs = [] if options.test_only else range(len(progress.history) + 1, recipe.epochs + 1)
-        run = describe_run(folder, data, images, model, device, precision, progress.recipe)
+        run = describe_run(folder, data, images, model, precision, progress.recipe)
         print_header(run, progress, RECIPES, epochs)
 
         # 3. Training

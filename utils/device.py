@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 from utils.files import InputError, warn
@@ -12,10 +13,11 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
+Gradients = dict[str, torch.Tensor]
 TRIAL_IMAGES = 32  # for the training step that a device is tried with
 
-# How far loss and gradients of a device may be from those of the CPU in float32, as a share. TF32 and bfloat16 are off
-# by up to 0.3, because they choose the other one where two features are nearly equal; a wrong kernel is off by about 1.
+# How far loss and gradients of a device may be from those of the CPU in float32, as a share. Gradients in bfloat16 were
+# off by up to 0.28, because it chooses the other one where two features are nearly equal; a wrong kernel is off by 1.
 LOSS_TOLERANCE = 0.03
 GRADIENT_TOLERANCE = 0.5
 FAINT = 0.05  # gradients shorter than this share of the longest are compared with it: they are mostly rounding errors
@@ -37,38 +39,28 @@ def choose_device(
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name != "auto" and not present[name]:
         raise InputError(f"--device: this machine has no {name}: use --device cpu or auto")
+    step = partial(try_step, model, make_optimizer, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
     for candidate in [device for device in present if present[device]] if name == "auto" else [name]:
         device = torch.device(candidate)
         chosen = choose_precision(precision, device)
-        batch = images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES]
-        problem = None if candidate == "cpu" else find_problem(device, chosen, model, make_optimizer, batch)
-        if problem is None:
+        problem = "" if candidate == "cpu" else find_problem(device, chosen, step)
+        if problem:
+            verdict = "is used because of --device, but" if name == candidate else "is not used:"
+            warn(f"WARNING: {candidate} {verdict} it does not compute what the CPU does ({problem})")
+        if not problem or name == candidate:
             return device, chosen
-        if name == candidate:
-            warn(f"WARNING: {candidate} does not compute what the CPU does ({problem}); it is used because of --device")
-            return device, chosen
-        warn(f"WARNING: {candidate} is not used, it does not compute what the CPU does: {problem}")
     raise AssertionError("the CPU is always there")
 
 
-def find_problem(
-    device: torch.device,
-    precision: str,
-    model: nn.Module,
-    make_optimizer: Callable[[nn.Module, str], Optimizer],
-    batch: tuple[torch.Tensor, torch.Tensor],
-) -> str | None:
-    """Do a training step on the device and on the CPU; return in what they differ, or why the device failed, or None.
+def find_problem(device: torch.device, precision: str, step: Callable[..., tuple[list[float], Gradients]]) -> str:
+    """Do a training step on the device and on the CPU; return in what they differ, or why the device failed, or "".
 
     A card may be there without being able to compute (no kernels for it, an old driver) and kernels may be wrong
     (pytorch/pytorch#175189).
     """
-    cpu = torch.device("cpu")
-    expected, expected_gradients = try_step(cpu, "float32", model.train(), make_optimizer, batch)
-    if try_step(cpu, "float32", model, make_optimizer, batch)[0] != expected:  # dropout differs each time
-        expected, expected_gradients = try_step(cpu, "float32", model.eval(), make_optimizer, batch)
+    expected, expected_gradients = step(torch.device("cpu"), "float32")
     try:
-        losses, gradients = try_step(device, precision, model, make_optimizer, batch)
+        losses, gradients = step(device, precision)
     except Exception as error:  # what a broken driver can raise has no end
         return " ".join(str(error).split())[:200] or type(error).__name__
     for when, loss, expected_loss in zip(("before", "after"), losses, expected, strict=True):
@@ -79,31 +71,31 @@ def find_problem(
         difference = (gradients[name] - gradient).norm()
         if not difference <= GRADIENT_TOLERANCE * max(gradient.norm(), FAINT * longest):
             return f"its gradient of {name} is off by {difference / gradient.norm():.0%}"
-    return None
+    return ""
 
 
 def try_step(
-    device: torch.device,
-    precision: str,
     model: nn.Module,
     make_optimizer: Callable[[nn.Module, str], Optimizer],
-    batch: tuple[torch.Tensor, torch.Tensor],
-) -> tuple[list[float], dict[str, torch.Tensor]]:
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    device: torch.device,
+    precision: str,
+) -> tuple[list[float], Gradients]:
     """Train a copy of the model for one step; return the losses before and after it, and by name the gradients."""
-    model = to_device(deepcopy(model), device)
-    images, labels = batch[0].to(device, memory_format=memory_format(device)), batch[1].to(device)
+    model = to_device(deepcopy(model), device).train()
+    for layer in model.modules():
+        layer.training &= "Dropout" not in type(layer).__name__  # each device drops other units
+    images, labels = images.to(device, memory_format=memory_format(device)), labels.to(device)
     optimizer = make_optimizer(model, precision)
-    losses = []
-    for step in range(2):
-        with autocast(device, precision):
-            logits = model(images)
-        loss = cross_entropy(logits.float(), labels)
-        losses.append(loss.item())
-        if step == 0:
-            loss.backward()
-            optimizer.step()
+    with autocast(device, precision):
+        loss = cross_entropy(model(images).float(), labels)
+    loss.backward()
+    optimizer.step()
+    with autocast(device, precision):
+        loss_after = cross_entropy(model(images).float(), labels)
     named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    return losses, {name: gradient.float().cpu() for name, gradient in named.items()}
+    return [loss.item(), loss_after.item()], {name: gradient.float().cpu() for name, gradient in named.items()}
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -8,7 +8,6 @@ from typing import NoReturn
 
 from utils.files import InputError, say
 
-
 Value = str | float | tuple[float, ...]
 
 
@@ -141,7 +140,9 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipes: dict[str, Recip
         if choice.name == "model":
             group.add_argument("--model", choices=list(recipes), default=next(iter(recipes)), help=help_text)
             continue
-        values = ", ".join(f"{as_text(getattr(recipe, choice.name))} for {name}" for name, recipe in recipes.items())
+        values = {name: as_text(getattr(recipe, choice.name)) for name, recipe in recipes.items()}
+        is_the_same = len(set(values.values())) == 1
+        default = ", ".join(f"{value} for {name}" for name, value in values.items())
         is_tuple = isinstance(choice.default, tuple)
         group.add_argument(
             option_name(choice.name),
@@ -149,5 +150,5 @@ def add_recipe_options(parser: argparse.ArgumentParser, recipes: dict[str, Recip
             nargs=len(choice.default) if is_tuple else None,
             choices=choice.metadata.get("words"),
             default=argparse.SUPPRESS,
-            help=f"{help_text} (default: {values})",
+            help=f"{help_text} (default: {next(iter(values.values())) if is_the_same else default})",
         )

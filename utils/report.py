@@ -27,19 +27,13 @@ class Run:
     folder: Path  # of all its files
     title: str  # above every figure
     class_names: tuple[str, ...]
-    facts: dict  # the same and more, for metrics.json
+    facts: dict  # for metrics.json
 
 
 def describe_run(
-    folder: Path,
-    data: LabelledImages,
-    images: Splits,
-    model: nn.Module,
-    device: torch.device,
-    precision: str,
-    recipe: Recipe,
+    folder: Path, data: LabelledImages, images: Splits, model: nn.Module, precision: str, recipe: Recipe
 ) -> Run:
-    title = f"{data.title}, {recipe.model}"
+    title, device = f"{data.title}, {recipe.model}", images.test.pixels.device
     facts = {
         "dataset": data.name,
         "title": title,

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from utils.files import write_or_warn
+from utils.files import InputError, run_command, write_or_warn
 
 import matplotlib
 import numpy as np
@@ -132,31 +132,37 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
     ring.set(markersize=13, markerfacecolor="none")
 
 
+def accuracy_curve(run: dict) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return the name of a run, as in metrics.json, its seconds of training and its validation accuracies in %."""
+    recipe = run["recipe"]
+    width = "" if recipe["width"] == 1 else f" × {recipe['width']:g}"
+    accuracies = [100.0 * epoch["validation_accuracy"] for epoch in run["history"]]
+    seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
+    return f"{recipe['model']}{width}, {recipe['epochs']} epochs, {run['precision']}", seconds, np.array(accuracies)
+
+
 @house_style()
 def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
     """Draw validation accuracy against seconds of training, save the figure and return it.
 
     runs: as in metrics.json. Those of equal model, width, epochs and precision (other seeds) look the same.
     """
-    figure, panels = new_figure(PAGE_WIDTH, 5)
-    axes = panels[0, 0]
-    styles = {}
-    for run in runs:
-        settings = run["settings"]
-        width = "" if settings["width"] == 1 else f" × {settings['width']:g}"
-        recipe = f"{settings['model']}{width}, {settings['epochs']} epochs, {run['precision']}"
-        label = None if recipe in styles else recipe
-        number = len(styles)
-        color, line_style = styles.setdefault(recipe, (list(COLORS.values())[number], LINE_STYLES[number]))
-        seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
-        accuracy = [100 * epoch["validation_accuracy"] for epoch in run["history"]]
-        axes.plot(seconds, accuracy, "o", ms=4, lw=1.5, linestyle=line_style, color=color, label=label)
-    axes.set(title="Accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)")
-    axes.set_xscale("log")  # runs of two minutes and of half an hour in one figure
+    figure, [[axes]] = new_figure(PAGE_WIDTH, 5)
+    curves = [accuracy_curve(run) for run in runs]
+    names = list(dict.fromkeys(name for name, _, _ in curves))
+    for name, seconds, accuracies in curves:
+        number = names.index(name)
+        look = {"color": list(COLORS.values())[number % 7], "linestyle": LINE_STYLES[(number + number // 7) % 7]}
+        axes.plot(seconds, accuracies, "o", ms=4, lw=1.5, label=name, **look)
+    # The logarithm shows runs of two minutes and of half an hour in one figure.
+    axes.set(
+        title="Accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)", xscale="log"
+    )
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    figure.legend(loc="outside lower center", ncols=2)
+    lines = dict(zip([name for name, _, _ in curves], axes.lines, strict=True))
+    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
     save_figure(figure, path)
     return figure
 
@@ -230,8 +236,18 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str
     return figure
 
 
+def main(paths: list[str]) -> None:
+    runs = []
+    for path in paths:
+        try:
+            runs.append(json.loads(Path(path).read_text(encoding="utf-8")))
+            accuracy_curve(runs[-1])
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise InputError(f"{path} is no metrics.json of a run ({type(error).__name__}: {error})") from None
+    if not runs:
+        raise InputError("no runs given; name at least one: python -m utils.visualize RUN/metrics.json")
+    plot_accuracy_over_time(runs, Path(__file__).resolve().parent.parent / "figures" / "accuracy-over-time.png")
+
+
 if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit("no runs given; name at least one: python -m utils.visualize RUN/metrics.json")
-    metrics = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
-    plot_accuracy_over_time(metrics, Path(__file__).resolve().parent.parent / "figures" / "accuracy-over-time.png")
+    sys.exit(run_command(main, sys.argv[1:]))
