@@ -44,13 +44,19 @@ def run_folder(options: Namespace, recipe: Recipe, dataset: str) -> Iterator[Pat
         try_to_write(folder)
         yield folder
     except KeyboardInterrupt as stop:
-        advice = "go on after the last finished epoch with the same options and --resume"
-        is_saved = (folder / "last.pt").exists()
-        raise type(stop)(advice if is_saved else "no epoch was finished, there is nothing to go on from") from None
+        raise type(stop)(advice_after_stop(folder, options)) from None
     finally:
         if not earlier:
             with suppress(OSError):  # it is not empty
                 folder.rmdir()
+
+
+def advice_after_stop(folder: Path, options: Namespace) -> str:
+    if options.dry_run or options.test_only:
+        return "start again"
+    if (folder / "last.pt").exists():
+        return "go on after the last finished epoch with the same options and --resume"
+    return "no epoch was finished, so start again"
 
 
 def new_folder(out_dir: Path, name: str) -> Path:

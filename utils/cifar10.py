@@ -186,6 +186,7 @@ def describe(error: Exception) -> str:
     if isinstance(error, HTTPError):
         text = f"HTTP status {error.code}"
     else:  # the text of a wrong address may hold a password
-        text = "no valid address" if isinstance(reason, ValueError | InvalidURL | str) else str(reason)
+        is_address = isinstance(reason, ValueError | InvalidURL | str)
+        text = "no valid address" if is_address else getattr(reason, "strerror", None) or str(reason)
     proxy = urllib.request.getproxies().get("https", "").rpartition("//")[2].rpartition("@")[2]
     return f"{text}, by the proxy {proxy}" if proxy else text

@@ -243,7 +243,8 @@ def main(paths: list[str]) -> None:
             runs.append(json.loads(Path(path).read_text(encoding="utf-8")))
             accuracy_curve(runs[-1])
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise InputError(f"{path} is no metrics.json of a run ({type(error).__name__}: {error})") from None
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            raise InputError(f"{path} is no metrics.json of a run ({reason})") from None
     if not runs:
         raise InputError("no runs given; name at least one: python -m utils.visualize RUN/metrics.json")
     plot_accuracy_over_time(runs, Path(__file__).resolve().parent.parent / "figures" / "accuracy-over-time.png")
