@@ -1,6 +1,7 @@
 """A run's own folder, and what the run has done so far: kept, saved, restored."""
 
 import hashlib
+import os
 import pickle
 import time
 import zipfile
@@ -21,8 +22,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 NETWORKS = Path(__file__).with_name("model.py")
-PARTS = {"dataset", "recipe", "code", "history", "best_epoch", "best_weights", "seconds"} | {
-    *("image_losses", "weights", "optimizer")  # what going on with the training needs besides
+PARTS = {  # of last.pt; the last three are for going on with the training
+    *("dataset", "recipe", "code", "history", "best_epoch", "best_weights", "seconds"),
+    *("image_losses", "weights", "optimizer"),
 }
 
 
@@ -38,6 +40,8 @@ def run_folder(options: Namespace, recipe: Recipe, dataset: str) -> Iterator[Pat
         folder = new_folder(options.out_dir, name) if not options.dry_run else options.out_dir / "dry-run"
     else:
         folder = earlier if isinstance(earlier, Path) else find_run(options, name, recipe)
+        if not folder.is_dir():
+            raise InputError(f"--resume, --test-only: there is no folder {folder}")
     try:
         if options.dry_run:
             make_folder(folder, "--out-dir")
@@ -75,7 +79,7 @@ def new_folder(out_dir: Path, name: str) -> Path:
 
 
 def run_numbers(out_dir: Path, name: str) -> list[int]:
-    endings = (path.name.removeprefix(name) for path in out_dir.glob(f"{name}*"))
+    endings = (path.name.removeprefix(name) for path in out_dir.glob("*") if path.name.startswith(name))
     return sorted(int(ending) for ending in endings if ending.isdecimal())
 
 
@@ -94,7 +98,7 @@ def find_run(options: Namespace, name: str, recipe: Recipe) -> Path:
     differences = ""
     for number in reversed(run_numbers(options.out_dir, name)):
         folder = options.out_dir / f"{name}{number}"
-        if (folder / "last.pt").exists():
+        if os.path.exists(folder / "last.pt"):
             others = differences_of(read_checkpoint(folder / "last.pt"), recipe)
             if options.test_only or not others:
                 return folder
@@ -108,6 +112,7 @@ class Progress:
     def __init__(self, recipe: Recipe, dataset: str, image_count: int, started: float) -> None:
         self.recipe = recipe
         self.dataset = dataset
+        self.code = code_hash()  # now: the file may be edited while the run goes on
         self.history: list[dict[str, float]] = []  # accuracies are shares from 0 to 1
         self.best_epoch = 0
         self.best_weights: dict[str, torch.Tensor] = {}
@@ -147,7 +152,7 @@ def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimiz
     last = {
         "dataset": progress.dataset,
         "recipe": asdict(progress.recipe),
-        "code": code_hash(),
+        "code": progress.code,
         "history": progress.history,
         "best_epoch": progress.best_epoch,
         "best_weights": progress.best_weights,
@@ -184,8 +189,8 @@ def restore(folder: Path, progress: Progress, model: nn.Module, optimizer: Optim
             optimizer.load_state_dict(saved["optimizer"])
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} does not fit this network or optimizer ({others or reason}): train anew") from None
-    if saved["code"] != code_hash():
+        raise InputError(f"{path} does not fit this network or optimizer ({others or reason})") from None
+    if saved["code"] != progress.code:
         warn(f"WARNING: {NETWORKS.name} was edited after {folder.name} was trained: these weights are of other code")
     progress.recipe = Recipe(**saved["recipe"])
     progress.history, progress.best_epoch = saved["history"], saved["best_epoch"]
@@ -209,10 +214,10 @@ def read_checkpoint(path: Path) -> dict:
 
     zipfile compares the checksums of its parts, which torch.load does not do.
     """
-    if not path.exists():
-        raise InputError(f"there is no checkpoint {path}: train first")
     try:
         content = BytesIO(retry_while_held(path.read_bytes))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"there is no checkpoint {path}: train first") from None
     except OSError as error:
         raise InputError(f"cannot read {path} ({error.strerror}): does another program hold it?") from None
     try:
@@ -221,11 +226,13 @@ def read_checkpoint(path: Path) -> dict:
                 raise zipfile.BadZipFile("compressed parts")  # torch.save makes none; a few kB could fill the memory
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        content.seek(0)
         saved = torch.load(content, map_location="cpu", weights_only=True)
         if saved.keys() != PARTS:
             raise pickle.UnpicklingError("other parts than this project saves")
         Recipe(**saved["recipe"])
-    except Exception as error:  # only PyTorch and zipfile run here, and what a foreign file makes them raise has no end
-        reason = " ".join(str(error).split())[:200]
+    except Exception as error:  # what a foreign file makes zipfile and PyTorch raise has no end
+        # PyTorch's own text advises to trust the file.
+        reason = str(error) if isinstance(error, zipfile.BadZipFile) else f"no plain data, {type(error).__name__}"
         raise InputError(f"{path} is damaged or no checkpoint of this project ({reason}): train anew") from None
     return saved
