@@ -136,7 +136,7 @@ def download_archive(data_dir: Path) -> dict[str, bytes]:
         try:
             return unpack(download(url))
         except (OSError, HTTPException, ValueError) as error:  # ValueError: redirected to no valid address
-            hosts_by_reason.setdefault(describe(error), []).append(urlsplit(url).netloc)
+            hosts_by_reason.setdefault(explain(error), []).append(urlsplit(url).netloc)
     reasons = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in hosts_by_reason.items())
     similar = ", ".join(path.name for path in sorted(data_dir.glob("cifar-10-python*.tar*")))
     raise DownloadError(
@@ -175,7 +175,7 @@ def trusted_certificates() -> ssl.SSLContext:
     return context
 
 
-def describe(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return why a download failed: of a certificate what to do, of a proxy its host alone, never its password."""
     reason = getattr(error, "reason", error)  # what urllib wraps
     if isinstance(reason, ssl.SSLCertVerificationError):

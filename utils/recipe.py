@@ -11,11 +11,11 @@ from utils.files import InputError, say
 Value = str | float | tuple[float, ...]
 
 
-def number(default: Value, low: float, high: float, meaning: str) -> Field:
+def between(default: Value, low: float, high: float, meaning: str) -> Field:
     return field(default=default, metadata={"low": low, "high": high, "meaning": meaning})
 
 
-def word(default: str, words: tuple[str, ...], meaning: str) -> Field:
+def one_of(default: str, words: tuple[str, ...], meaning: str) -> Field:
     return field(default=default, metadata={"words": words, "meaning": meaning})
 
 
@@ -26,23 +26,23 @@ class Recipe:
     Raises InputError if a value is out of its bounds.
     """
 
-    model: str = word("convnet", (), "network, one of utils/model.py")
-    width: float = number(1.0, 0.05, 8, "factor on the filters or hidden units")
-    epochs: int = number(10, 1, 10_000, "passes over the training images")
-    batch_size: int = number(128, 1, 50_000, "images per step")
-    optimizer: str = word("sgd", ("sgd", "muon", "adam"), "rates that work: sgd 0.5, muon 0.2, adam 0.005")
-    lr: float = number(0.1, 1e-9, 1e6, "learning rate at its peak")
-    momentum: float = number(0.9, 0, 0.999, "share of the last step's direction that is kept")
-    weight_decay: float = number(5e-4, 0, 1, "pull of the weights towards zero")
-    label_smoothing: float = number(0.0, 0, 0.99, "share of the label spread over all classes")
-    warm_up: float = number(0.2, 0, 0.9, "share of the run in which the learning rate rises")
-    parts: tuple[float, float] = number((0.25, 0.65), 0, 1, "shares of the run at which its 2nd and 3rd part begin")
-    crop_sizes: tuple[int, int, int] = number((32, 32, 32), 1, 32, "pixels shown of each side, in the three parts")
-    padding: int = number(2, 0, 16, "pixels by which a whole image may be moved")
-    skipped_share: float = number(0.0, 0, 1, "from the second part on, how much of the better known half is skipped")
-    cut_size: int = number(0, 0, 32, "pixels of the square that is cut out, from the second part on")
-    test_views: int = number(1, 1, 6, "views of each test image, over which the logits are averaged")
-    seed: int = number(0, 0, 2**32 - 1, "of first weights, order and augmentation")
+    model: str = one_of("convnet", (), "network, one of utils/model.py")
+    width: float = between(1.0, 0.05, 8, "factor on the filters or hidden units")
+    epochs: int = between(10, 1, 10_000, "passes over the training images")
+    batch_size: int = between(128, 1, 50_000, "images per step")
+    optimizer: str = one_of("sgd", ("sgd", "muon", "adam"), "rates that work: sgd 0.5, muon 0.2, adam 0.005")
+    lr: float = between(0.1, 1e-9, 1e6, "learning rate at its peak")
+    momentum: float = between(0.9, 0, 0.999, "share of the last step's direction that is kept")
+    weight_decay: float = between(5e-4, 0, 1, "pull of the weights towards zero")
+    label_smoothing: float = between(0.0, 0, 0.99, "share of the label spread over all classes")
+    warm_up: float = between(0.2, 0, 0.9, "share of the run in which the learning rate rises")
+    parts: tuple[float, float] = between((0.25, 0.65), 0, 1, "shares of the run at which its 2nd and 3rd part begin")
+    crop_sizes: tuple[int, int, int] = between((32, 32, 32), 1, 32, "pixels shown of each side, in the three parts")
+    padding: int = between(2, 0, 16, "pixels by which a whole image may be moved")
+    skipped_share: float = between(0.0, 0, 1, "from the second part on, how much of the better known half is skipped")
+    cut_size: int = between(0, 0, 32, "pixels of the square that is cut out, from the second part on")
+    test_views: int = between(1, 1, 6, "views of each test image, over which the logits are averaged")
+    seed: int = between(0, 0, 2**32 - 1, "of first weights, order and augmentation")
 
     def __post_init__(self) -> None:
         for choice in fields(self):

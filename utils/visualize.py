@@ -132,13 +132,13 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
     ring.set(markersize=13, markerfacecolor="none")
 
 
-def accuracy_curve(run: dict) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return the name of a run, as in metrics.json, its seconds of training and its validation accuracies in %."""
-    recipe = run["recipe"]
+def accuracy_curve(metrics: dict) -> tuple[str, np.ndarray, np.ndarray]:
+    """Return the name of a run, its seconds of training and its validation accuracies in %."""
+    recipe = metrics["recipe"]
     width = "" if recipe["width"] == 1 else f" × {recipe['width']:g}"
-    accuracies = [100.0 * epoch["validation_accuracy"] for epoch in run["history"]]
-    seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
-    return f"{recipe['model']}{width}, {recipe['epochs']} epochs, {run['precision']}", seconds, np.array(accuracies)
+    accuracies = [100.0 * epoch["validation_accuracy"] for epoch in metrics["history"]]
+    seconds = np.cumsum([epoch["seconds"] for epoch in metrics["history"]])
+    return f"{recipe['model']}{width}, {recipe['epochs']} epochs, {metrics['precision']}", seconds, np.array(accuracies)
 
 
 @house_style()
