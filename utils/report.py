@@ -63,7 +63,7 @@ def print_header(run: Run, progress: Progress, recipes: list[Recipe], epochs: Se
     say(f"images   {counts}")
     say(f"device   {facts['device']}, {facts['precision']}, threads: {facts['threads']}")
     say(f"choices  {changes}")
-    say(f"output   {run.folder}{f' (goes on after epoch {len(progress.history)})' if progress.history else ''}")
+    say(f"output   {run.folder}{f' (an earlier run, after epoch {len(progress.history)})' if progress.history else ''}")
     if epochs:
         say("\nepoch      rate  train loss  accuracy  validation loss  accuracy  seconds")
 

@@ -1,25 +1,21 @@
-"""Figures in one style: training curves, prediction grid, confusion matrix, accuracy over time.
+"""Figures in one style: training curves, prediction grid, confusion matrix.
 
 Takes plain numbers and arrays. Every figure is an object that is saved to a file; no window is ever opened.
-
-    python -m utils.visualize RUN/metrics.json ... draws accuracy-over-time.png of these runs into figures/
 """
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-from utils.files import InputError, run_command, write_or_warn
+from utils.files import write_or_warn
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 # Colours that colour-blind readers can tell apart: Okabe and Ito, "Color Universal Design", 2008
 # (https://jfly.uni-koeln.de/color/).
@@ -132,41 +128,6 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
     ring.set(markersize=13, markerfacecolor="none")
 
 
-def accuracy_curve(metrics: dict) -> tuple[str, np.ndarray, np.ndarray]:
-    """Return the name of a run, its seconds of training and its validation accuracies in %."""
-    recipe = metrics["recipe"]
-    width = "" if recipe["width"] == 1 else f" × {recipe['width']:g}"
-    accuracies = [100.0 * epoch["validation_accuracy"] for epoch in metrics["history"]]
-    seconds = np.cumsum([epoch["seconds"] for epoch in metrics["history"]])
-    return f"{recipe['model']}{width}, {recipe['epochs']} epochs, {metrics['precision']}", seconds, np.array(accuracies)
-
-
-@house_style()
-def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
-    """Draw validation accuracy against seconds of training, save the figure and return it.
-
-    runs: as in metrics.json. Those of equal model, width, epochs and precision (other seeds) look the same.
-    """
-    figure, [[axes]] = new_figure(PAGE_WIDTH, 5)
-    curves = [accuracy_curve(run) for run in runs]
-    names = list(dict.fromkeys(name for name, _, _ in curves))
-    for name, seconds, accuracies in curves:
-        number = names.index(name)
-        look = {"color": list(COLORS.values())[number % 7], "linestyle": LINE_STYLES[(number + number // 7) % 7]}
-        axes.plot(seconds, accuracies, "o", ms=4, lw=1.5, label=name, **look)
-    # The logarithm shows runs of two minutes and of half an hour in one figure.
-    axes.set(
-        title="Accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)", xscale="log"
-    )
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    lines = dict(zip([name for name, _, _ in curves], axes.lines, strict=True))
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=2)
-    save_figure(figure, path)
-    return figure
-
-
 @house_style()
 def plot_predictions(
     images: np.ndarray,
@@ -234,21 +195,3 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str
     figure.suptitle(title, wrap=True)
     save_figure(figure, path)
     return figure
-
-
-def main(paths: list[str]) -> None:
-    runs = []
-    for path in paths:
-        try:
-            runs.append(json.loads(Path(path).read_text(encoding="utf-8")))
-            accuracy_curve(runs[-1])
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise InputError(f"{path} is no metrics.json of a run ({reason})") from None
-    if not runs:
-        raise InputError("no runs given; name at least one: python -m utils.visualize RUN/metrics.json")
-    plot_accuracy_over_time(runs, Path(__file__).resolve().parent.parent / "figures" / "accuracy-over-time.png")
-
-
-if __name__ == "__main__":
-    sys.exit(run_command(main, sys.argv[1:]))
