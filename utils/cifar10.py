@@ -89,18 +89,18 @@ def fetch(data_dir: Path) -> Path:
     """Unpack or download the archive into a folder that appears when it is complete, and return that."""
     make_folder(data_dir, "--data-dir")
     folder = data_dir / FOLDER
-    if os.path.lexists(folder):
+    if os.path.lexists(folder) and not find_folder(data_dir):
         raise InputError(f"--data-dir: {folder} is there, but none of the seven files is in it: move it away")
     try:
-        with TemporaryDirectory(prefix="cifar-10-unfinished-", dir=data_dir, ignore_cleanup_errors=True) as temporary:
+        with TemporaryDirectory(prefix="unfinished-cifar-10-", dir=data_dir, ignore_cleanup_errors=True) as temporary:
             unpacked = Path(temporary, FOLDER)
             unpacked.mkdir()
             for name, content in (read_archive(data_dir) or download_archive(data_dir)).items():
                 (unpacked / name).write_bytes(content)
-            # Another process may have been quicker.
-            retry_while_held(lambda: folder.exists() or os.replace(unpacked, folder))
+            retry_while_held(lambda: os.replace(unpacked, folder))
     except OSError as error:
-        raise write_problem("--data-dir", data_dir, error) from None
+        if not find_folder(data_dir):  # else another process was quicker
+            raise write_problem("--data-dir", data_dir, error) from None
     return folder
 
 
