@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import ssl
 import tarfile
 import time
@@ -113,7 +114,7 @@ def read_archive(data_dir: Path) -> dict[str, bytes]:
                 contents = unpack(path.read_bytes())
                 problems = find_problems(contents.__getitem__)
             except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-                problems = str(error)
+                problems = str(error).partition("\n")[0]
             if not problems:
                 return contents
             damaged = f"--data-dir: {path} is damaged ({problems}): delete it"
@@ -188,5 +189,6 @@ def explain(error: Exception) -> str:
     else:  # the text of a wrong address may hold a password
         is_address = isinstance(reason, ValueError | InvalidURL | str)
         text = "no valid address" if is_address else getattr(reason, "strerror", None) or str(reason)
-    proxy = urllib.request.getproxies().get("https", "").rpartition("//")[2].rpartition("@")[2]
+    address = urllib.request.getproxies().get("https", "").rpartition("//")[2].rpartition("@")[2]
+    proxy = re.match(r"\[[^]]*\]|[^:/?#]*", address).group()  # no port: it may be a password that lacks its "@"
     return f"{text}, by the proxy {proxy}" if proxy else text
