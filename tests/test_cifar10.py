@@ -202,8 +202,9 @@ class Hosts:
                 self.end_headers()
                 self.wfile.write(bodies.get(self.path, b""))
                 if self.path == "/stall":
-                    hosts.ended.wait(60)
-                while self.path == "/slow" and not hosts.ended.wait(0.05):
+                    hosts.ended.wait(20)
+                for _ in range(200 if self.path == "/slow" else 0):
+                    hosts.ended.wait(0.05)
                     self.wfile.write(b"a")
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -1,7 +1,6 @@
 """utils/files.py: files are whole or absent; each foreseen failure is one line with an exit code."""
 
 import errno
-import io
 import json
 import math
 import os
@@ -10,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 from utils import files
 from utils.files import InputError, RunError, WriteError, make_folder, run_command, write_or_warn, write_whole
@@ -73,35 +73,30 @@ def test_a_file_system_that_cannot_sync_will_do(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "removed" / "last.pt").read_bytes() == b"new"
 
 
-@pytest.fixture
-def hold(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Return a function that refuses a number of attempts to replace a file, as Windows does while it is held."""
+def hold(monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
+    """Let so many attempts to replace a file fail, as on Windows while another program holds it."""
+    replace, refusals = os.replace, [PermissionError(errno.EACCES, "Access is denied")] * attempts
 
-    def hold(attempts: float) -> None:
-        left, replace = [attempts], os.replace
+    def replace_later(source: Path, target: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        replace(source, target)
 
-        def replace_later(source: Path, target: Path) -> None:
-            left[0] -= 1
-            if left[0] >= 0:
-                raise PermissionError(errno.EACCES, "Access is denied", str(target))
-            replace(source, target)
-
-        monkeypatch.setattr(os, "replace", replace_later)
-
+    monkeypatch.setattr(os, "replace", replace_later)
     monkeypatch.setattr(files, "PATIENCE", 0.2)
-    return hold
 
 
-def test_a_file_held_for_a_moment_is_replaced(tmp_path: Path, hold: Callable) -> None:
-    hold(2)
+def test_a_file_held_for_a_moment_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hold(monkeypatch, 2)
     write_whole(tmp_path / "last.pt", b"new")
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_a_file_held_for_ever_is_named(tmp_path: Path, hold: Callable, capsys: pytest.CaptureFixture[str]) -> None:
-    """What can be made again costs one warning in a whole run."""
+def test_a_file_held_for_ever_is_named_and_may_cost_one_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hold(monkeypatch, 1000)
     path = tmp_path / "curves.png"
-    hold(math.inf)
     with pytest.raises(WriteError) as caught:
         write_whole(path, b"new")
     assert f"{path} (Access is denied): does another program hold it?" in str(caught.value)
@@ -150,10 +145,6 @@ def test_a_foreseen_failure_is_one_line_and_a_code(
     assert capsys.readouterr() == ("", f"{line}\n")
 
 
-def allocate_too_much(arguments: list[str]) -> None:
-    torch.empty(2**60, dtype=torch.uint8)
-
-
 OUT_OF_MEMORY = (
     MemoryError("too much"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
@@ -162,7 +153,7 @@ OUT_OF_MEMORY = (
 )
 
 
-@pytest.mark.parametrize("main", [allocate_too_much, *map(raising, OUT_OF_MEMORY)])
+@pytest.mark.parametrize("main", [lambda _: torch.empty(2**60, dtype=torch.uint8), *map(raising, OUT_OF_MEMORY)])
 def test_out_of_memory_is_told_with_what_to_do(main: Callable, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command(main, []) == 1
     printed = capsys.readouterr().err
@@ -176,14 +167,13 @@ def test_a_mistake_in_the_program_is_not_hidden(error: Exception) -> None:
 
 
 def test_being_asked_to_end_is_like_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(arguments: list[str]) -> None:
-        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL  # which would end pytest
-        signal.raise_signal(signal.SIGTERM)
-
-    before = signal.getsignal(signal.SIGTERM)
-    assert run_command(main, []) == 143
-    assert capsys.readouterr().err.count("\n") == 1
-    assert signal.getsignal(signal.SIGTERM) == before  # a notebook goes on
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run_command(lambda arguments: signal.raise_signal(signal.SIGTERM), []) == 143
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN  # as it was: a notebook goes on
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert capsys.readouterr().err == "stopped: nothing was trained\n"
 
 
 def test_a_run_in_another_thread_needs_no_signals(capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,38 +186,31 @@ def test_a_run_in_another_thread_needs_no_signals(capsys: pytest.CaptureFixture[
 # Streams
 
 
-@pytest.mark.parametrize("stream", [io.StringIO, lambda: None], ids=["as in a notebook", "closed, or pythonw"])
-def test_no_stream_is_needed(monkeypatch: pytest.MonkeyPatch, stream: Callable) -> None:
-    """A notebook's stream has neither `reconfigure` nor a file descriptor."""
+@pytest.mark.parametrize("given", [True, False], ids=["a notebook's", "closed, or pythonw's"])
+def test_any_stream_or_none_will_do(monkeypatch: pytest.MonkeyPatch, given: bool) -> None:
+    texts = []
+    notebook = SimpleNamespace(write=texts.append, flush=texts.copy)  # no reconfigure, isatty or fileno
 
     def main(arguments: list[str]) -> None:
         files.say("text")
+        sys.stderr.write("a library's")
         assert list(files.progress_bar([1, 2])) == [1, 2]
 
-    out, err = stream(), stream()
-    for name, value in (("stdin", None), ("stdout", out), ("stderr", err)):
-        monkeypatch.setattr(sys, name, value)
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, notebook if given else None)
     assert run_command(main, []) == 0
     assert run_command(raising(InputError("--lr")), []) == 2
-    assert (out and out.getvalue(), err and err.getvalue()) in [(None, None), ("text\n", "error: --lr\n")]
-
-
-def closed_pipe() -> int:
-    reading, writing = os.pipe()
-    os.close(reading)
-    return writing
-
-
-def full_disk() -> int:
-    return os.open("/dev/full", os.O_WRONLY)
+    assert "".join(texts) == ("text\na library'serror: --lr\n" if given else "")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
-@pytest.mark.parametrize("open_broken", [closed_pipe, full_disk])
+@pytest.mark.parametrize("is_full", [True, False], ids=["full disk", "closed pipe"])
 def test_an_output_that_nobody_takes_ends_the_run_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], open_broken: Callable[[], int]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_full: bool
 ) -> None:
-    with open(open_broken(), "w", encoding="utf-8") as broken:  # flushed at the end, as Python does at its own end
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open("/dev/full" if is_full else writing, "w", encoding="utf-8") as broken:  # flushed at the end, as by Python
         monkeypatch.setattr(sys, "stdout", broken)
         assert run_command(lambda arguments: files.say("epoch 1"), []) == 1
     printed = capsys.readouterr().err

@@ -7,7 +7,7 @@ if sys.version_info < (3, 10):
     sys.exit(f"error: Python 3.10 or newer is needed, this is {sys.version.split()[0]}: start main.py with another one")
 
 
-def tell_ctrl_c_in_one_line(kind, error, traceback):  # noqa: ANN001, ANN201 - Python 3.9 is to read this file
+def tell_ctrl_c_in_one_line(kind: type, error: BaseException, traceback: object) -> None:
     """Replace the traceback of Ctrl-C while PyTorch is imported, which takes seconds."""
     if issubclass(kind, KeyboardInterrupt):
         print("stopped before anything was done", file=sys.stderr)
