@@ -1,0 +1,85 @@
+"""Questions 7 and 11: four optimizers from rates that hardly move a network to rates at which it diverges."""
+
+from functools import partial
+
+from matplotlib.figure import Figure
+from torch.optim import SGD, Adam, RMSprop
+
+from utils.answers.study import (
+    GRID,
+    GUESSING,
+    Study,
+    as_curve,
+    differences,
+    draw_curve,
+    from_one,
+    fully_connected,
+    legend_below,
+    mark_guessing,
+    summarize,
+    train,
+)
+from utils.visualize import PAGE_WIDTH, new_figure
+
+SEEDS = 5
+IMAGES, BATCH_SIZE = 5000, 50
+STRETCH, STRETCHES = 20, 25  # steps, after which the loss is measured: 500 steps, or 5 epochs
+# How to make each optimizer, and the learning rates to begin the search with.
+OPTIMIZERS = {
+    "SGD": (SGD, GRID[GRID.index(1e-4) : GRID.index(10) + 1]),
+    "SGD with momentum": (partial(SGD, momentum=0.9), [0.003, 0.01, 0.03]),
+    "RMSprop": (RMSprop, [1e-4, 3e-4, 1e-3]),
+    "Adam": (Adam, [3e-4, 1e-3, 3e-3]),
+}
+TARGETS = {"final_train_loss": min, "final_validation_accuracy": max}
+SHOWN = (1e-4, 1e-3, 0.01, 0.1, 0.3)  # rates of SGD, with their courses
+
+
+def measure(study: Study) -> dict:
+    study, curves = study.with_seeds(SEEDS), {}
+
+    def run(name: str, rate: float, seed: int) -> dict:
+        images = study.training(IMAGES, seed)
+        watched = {"train": images, "validation": study.validation}
+        build, optimizer = partial(fully_connected, (128, 64)), partial(OPTIMIZERS[name][0], lr=rate)
+        values = train(build, optimizer, images, BATCH_SIZE, study.scaled(STRETCHES), seed, STRETCH, **watched)[1]
+        curves[name, rate, seed] = values["train_loss"]
+        return values
+
+    found = {name: study.search(partial(run, name), rates, **TARGETS) for name, (_, rates) in OPTIMIZERS.items()}
+    best = {target: {name: values["best"][target][target] for name, values in found.items()} for target in TARGETS}
+    pairs = {target: {name: differences(of["Adam"], of[name]) for name in of} for target, of in best.items()}
+    courses = {f"{rate:g}": summarize([curves["SGD", rate, seed] for seed in study.seeds]) for rate in SHOWN}
+    return {
+        "optimizers": found,
+        "adam_minus": pairs,
+        "courses": courses,
+        "failures": count_failures(found["SGD"]["tried"]),
+    }
+
+
+def count_failures(tried: dict[str, dict]) -> dict:
+    """Count at each rate the runs that diverge, and those that end no better than guessing."""
+    losses = {rate: values["final_train_loss"]["per_seed"] for rate, values in tried.items()}
+    diverged = {rate: per_seed.count(None) for rate, per_seed in losses.items()}
+    poor = {rate: sum(loss is not None and loss >= GUESSING for loss in losses[rate]) for rate in losses}
+    return {"diverged": diverged, "no_better_than_guessing": poor}
+
+
+def draw(result: dict) -> Figure:
+    figure, [[course, end]] = new_figure(PAGE_WIDTH, 5, columns=2)
+    for rate, curve in result["courses"].items():
+        draw_curve(course, [STRETCH * stretch for stretch in from_one(curve)], curve, rate)
+    for name, values in result["optimizers"].items():
+        rates = [float(rate) for rate in values["tried"]]
+        draw_curve(end, rates, as_curve(values["tried"].values(), "final_train_loss"), name, marker="o")
+        best, color = values["best"]["final_train_loss"], end.lines[-1].get_color()
+        end.plot(best["value"], best["final_train_loss"]["mean"], color=color, linestyle="", marker="*", markersize=16)
+    for axes in (course, end):
+        mark_guessing(axes)
+        axes.set(ylabel="Training loss", ylim=(0.7, 2.6))
+    course.set(title="SGD, while training", xlabel="Step")
+    course.legend(title="Learning rate", loc="lower left")
+    end.set(title="After 5 epochs; a star: the best rate", xlabel="Learning rate (log scale)", xscale="log")
+    legend_below(figure, end, 4)
+    return figure
