@@ -14,17 +14,17 @@ from functools import cache
 from io import StringIO
 from pathlib import Path
 
-import pytest
-import torch
-from matplotlib.figure import Figure
-from torch import nn
-
 import main
-from utils.command_line import run_command
 from utils.data import ImageDataset, LabelledImages
 from utils.model import build_model
 from utils.schedule import EpochPlan
 from utils.synthetic import CLASS_NAMES, draw_images
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+from utils.command_line import run_command
 
 PROJECT = Path(__file__).resolve().parent.parent
 MINUTE = 60  # seconds; no test waits longer for anything

@@ -10,17 +10,17 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+from utils.checkpoint import EPOCH, Progress, load_results, resume_training, save_checkpoints
+from utils.data import training_batches
+from utils.model import MLP
+from utils.optimizer import Muon, make_optimizer
+from utils.schedule import Schedule
+
 import pytest
 import torch
 from helpers import make_dataset, make_model, same_state
 from torch import nn
-
-from utils.checkpoint import EPOCH, Progress, load_results, resume_training, save_checkpoints
-from utils.data import training_batches
 from utils.errors import InputError
-from utils.model import MLP
-from utils.optimizer import Muon, make_optimizer
-from utils.schedule import Schedule
 from utils.training import Evaluation, train_one_epoch
 
 IMAGES = 50

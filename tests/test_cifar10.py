@@ -14,15 +14,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
+from utils import cifar10, files
+from utils.cifar10 import DownloadError, load_cifar10
+from utils.data import load_dataset
+
 import certifi
 import pytest
 import torch
 from conftest import CLASS_NAMES, TRAIN_FILES, SmallCifar10, file_md5
 from helpers import MINUTE, contents, visible_files
-
-from utils import cifar10, files
-from utils.cifar10 import DownloadError, load_cifar10
-from utils.data import load_dataset
 from utils.errors import InputError
 
 CERTIFICATE = Path(__file__).with_name("certificate.pem")  # for 127.0.0.1, with its key; nobody else trusts it

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import MINUTE
-
 from utils.command_line import OneLineParser, folder_path, number, run_command, uninterrupted
 from utils.errors import InputError, RunError
 

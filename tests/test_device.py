@@ -4,12 +4,6 @@ from argparse import ArgumentTypeError
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-import torch
-from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn.functional import cross_entropy
-
 from utils import data, device
 from utils.checkpoint import Progress, resume_training, save_checkpoints
 from utils.data import ImageDataset, batches, training_batches
@@ -24,11 +18,17 @@ from utils.device import (
     place,
     present_devices,
 )
-from utils.errors import InputError
 from utils.model import build_model
 from utils.optimizer import make_optimizer
 from utils.schedule import EpochPlan, Schedule
 from utils.synthetic import draw_images
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.functional import cross_entropy
+from utils.errors import InputError
 from utils.training import evaluate, train_one_epoch
 
 CPU = torch.device("cpu")

@@ -1,220 +1,234 @@
-"""utils/files.py: files are whole or absent, and one output folder belongs to one run."""
+"""utils/files.py: files are whole or absent; each foreseen failure is one line with an exit code."""
 
 import errno
+import io
 import json
 import math
 import os
-import subprocess
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-from helpers import MINUTE, PROJECT, visible_files
-
 from utils import files
-from utils.errors import InputError
-from utils.files import output_folder, remove_temporary_files, replace_when_complete, warn_if_held, write_json
+from utils.files import InputError, RunError, WriteError, make_folder, run_command, write_or_warn, write_whole
+
+import pytest
+import torch
+
+DISK_FULL = OSError(errno.ENOSPC, "No space left")
 
 
-def write(path: Path, text: str) -> None:
-    with replace_when_complete(path) as temporary:
-        temporary.write_text(text)
-
-
-def test_a_file_is_replaced_only_when_complete(tmp_path: Path) -> None:
-    path = tmp_path / "last.pt"
-    path.write_text("old")
-    with replace_when_complete(path) as temporary:
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-    assert os.listdir(tmp_path) == ["last.pt"]
-
-
-@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_a_broken_off_write_leaves_the_old_file(tmp_path: Path, error: BaseException) -> None:
-    path = tmp_path / "last.pt"
-    path.write_text("old")
-    with pytest.raises(type(error)), replace_when_complete(path) as temporary:
-        temporary.write_text("ne")
+def raising(error: BaseException) -> Callable[..., None]:
+    def action(*arguments: object) -> None:
         raise error
-    assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["last.pt"]
+
+    return action
 
 
-def test_new_content_is_on_the_disk_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A power cut between the two steps must leave one of them."""
-    path, steps = tmp_path / "last.pt", []
+# Whole files
+
+
+def test_a_file_is_complete_and_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut between the two steps must leave the old file or the new one."""
+    path, synced = tmp_path / "last.pt", []
+    path.write_bytes(b"old")
     fsync, replace = os.fsync, os.replace
 
-    def record_fsync(descriptor: int) -> None:
-        steps.append(("fsync", os.fstat(descriptor).st_ino))
-        fsync(descriptor)
+    def note_sync(number: int) -> None:
+        fsync(number)
+        synced.append((os.fstat(number).st_ino, os.fstat(number).st_size))
 
-    def record_replace(source: Path, target: Path) -> None:
-        steps.append(("replace", os.stat(source).st_ino))
+    def check_replace(source: Path, target: Path) -> None:
+        assert path.read_bytes() == b"old"
+        assert synced == [(os.stat(source).st_ino, 1000)]
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", record_fsync)
-    monkeypatch.setattr(os, "replace", record_replace)
-    write(path, "new")
-    inode = path.stat().st_ino
-    assert steps == [("fsync", inode), ("replace", inode)]
+    monkeypatch.setattr(os, "fsync", note_sync)
+    monkeypatch.setattr(os, "replace", check_replace)
+    write_whole(path, bytes(1000))
+    assert path.read_bytes() == bytes(1000) and os.listdir(tmp_path) == ["last.pt"]
 
 
-# Files that another program holds
+@pytest.mark.parametrize("write", [write_whole, write_or_warn])
+@pytest.mark.parametrize(("error", "raised"), [(DISK_FULL, WriteError), (KeyboardInterrupt(), KeyboardInterrupt)])
+def test_a_broken_off_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable, error: BaseException, raised: type
+) -> None:
+    (tmp_path / "last.pt").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", raising(error))
+    with pytest.raises(raised):
+        write(tmp_path / "last.pt", b"new")
+    assert (tmp_path / "last.pt").read_bytes() == b"old" and os.listdir(tmp_path) == ["last.pt"]
 
 
-class Holder:
-    """Makes renames and removals fail as on Windows, while another program holds what they name."""
-
-    def __init__(self, name: str, times: float) -> None:
-        self.name = name
-        self.times = times
-
-    def wrap(self, action: Callable) -> Callable:
-        def held(*paths: object, **more: object) -> object:
-            if self.times > 0 and any(isinstance(p, str | Path) and self.name in Path(p).name for p in paths):
-                self.times -= 1
-                raise PermissionError(errno.EACCES, "Access is denied", str(paths[0]))
-            return action(*paths, **more)
-
-        return held
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """And a folder that somebody removed during the run is made again."""
+    monkeypatch.setattr(os, "fsync", raising(OSError(code, "not supported")))
+    write_whole(tmp_path / "removed" / "last.pt", b"new")
+    assert (tmp_path / "removed" / "last.pt").read_bytes() == b"new"
 
 
 @pytest.fixture
-def hold(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, float], None]:
-    """Return a function that holds the files whose names contain a text, for a number of attempts."""
+def hold(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Return a function that refuses a number of attempts to replace a file, as Windows does while it is held."""
 
-    def hold(name: str, times: float) -> None:
-        holder = Holder(name, times)
-        for action in ("replace", "rename", "unlink", "remove", "rmdir"):
-            monkeypatch.setattr(os, action, holder.wrap(getattr(os, action)))
+    def hold(attempts: float) -> None:
+        left, replace = [attempts], os.replace
+
+        def replace_later(source: Path, target: Path) -> None:
+            left[0] -= 1
+            if left[0] >= 0:
+                raise PermissionError(errno.EACCES, "Access is denied", str(target))
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", replace_later)
 
     monkeypatch.setattr(files, "PATIENCE", 0.2)
     return hold
 
 
 def test_a_file_held_for_a_moment_is_replaced(tmp_path: Path, hold: Callable) -> None:
-    hold("last.pt", 3)
-    write(tmp_path / "last.pt", "new")
-    assert (tmp_path / "last.pt").read_text() == "new"
-
-
-def test_a_file_held_for_ever_is_named(tmp_path: Path, hold: Callable) -> None:
-    (tmp_path / "last.pt").write_text("old")
-    hold("last.pt", math.inf)
-    with pytest.raises(PermissionError) as caught:
-        write(tmp_path / "last.pt", "new")
-    assert caught.value.filename == str(tmp_path / "last.pt")
-    assert (tmp_path / "last.pt").read_text() == "old"
-
-
-def test_a_figure_held_for_ever_costs_one_warning(
-    tmp_path: Path, hold: Callable, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hold("curves.png", math.inf)
-    with output_folder(tmp_path):
-        for _ in range(2):
-            with warn_if_held(tmp_path / "curves.png"):
-                write(tmp_path / "curves.png", "new")
-    warning = capsys.readouterr().err
-    assert warning.count("\n") == 1 and str(tmp_path / "curves.png") in warning and "Access is denied" in warning
-
-
-def test_only_a_held_file_is_a_mere_warning(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left"), warn_if_held(tmp_path / "curves.png"):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-
-def test_what_kills_left_is_removed_though_held(tmp_path: Path, hold: Callable) -> None:
-    (tmp_path / ".last.pt.0123.tmp").write_text("left by a kill")
-    (tmp_path / ".unpacked.tmp").mkdir()
-    (tmp_path / "last.pt").write_text("old")
-    hold(".tmp", 2)
-    remove_temporary_files(tmp_path)
+    hold(2)
+    write_whole(tmp_path / "last.pt", b"new")
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-# JSON
+def test_a_file_held_for_ever_is_named(tmp_path: Path, hold: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    """What can be made again costs one warning in a whole run."""
+    path = tmp_path / "curves.png"
+    hold(math.inf)
+    with pytest.raises(WriteError) as caught:
+        write_whole(path, b"new")
+    assert f"{path} (Access is denied): does another program hold it?" in str(caught.value)
+    for _ in range(2):
+        write_or_warn(path, b"new")
+    assert capsys.readouterr().err == f"WARNING: {caught.value}\n"
+    assert os.listdir(tmp_path) == []
 
 
-def test_json_can_be_read_back(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_bytes(b"precious")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError) as caught:
+            make_folder(path, "--out-dir")
+        assert str(caught.value).startswith(f"--out-dir: cannot write to {path} (")
+    assert (tmp_path / "file").read_bytes() == b"precious"
+    monkeypatch.setattr(os, "mkdir", raising(DISK_FULL))
+    with pytest.raises(RunError, match="No space left"):  # not the fault of an option
+        make_folder(tmp_path / "new", "--out-dir")
+
+
+def test_json_never_holds_nan_or_infinity() -> None:
     value = {"accuracy": 0.1, "none": None, "names": ["é", "b"]}
-    write_json(tmp_path / "metrics.json", value)
-    assert json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8")) == value
+    assert json.loads(files.to_json(value).decode("utf-8")) == value
+    for number in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="JSON"):
+            files.to_json({"loss": number})
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
-def test_json_never_holds_nan_or_infinity(tmp_path: Path, number: float) -> None:
-    path = tmp_path / "metrics.json"
-    write_json(path, {"loss": 1})
-    with pytest.raises(ValueError, match="JSON"):
-        write_json(path, {"loss": number})
-    assert json.loads(path.read_text()) == {"loss": 1}
-    assert os.listdir(tmp_path) == ["metrics.json"]
+# One line and an exit code
 
 
-# The output folder
-
-
-def test_an_output_folder_is_made_and_keeps_what_is_there(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "er"
-    with output_folder(folder):
-        (folder / "last.pt").write_text("old")
-        (folder / ".last.pt.0123.tmp").write_text("left by a kill")
-    with output_folder(folder):
-        assert visible_files(folder) == {"last.pt"}
-        assert (folder / "last.pt").read_text() == "old"
-
-
-@pytest.mark.parametrize("name", ["file", "file/below"])
-def test_an_output_folder_that_cannot_be_made_is_named(tmp_path: Path, name: str) -> None:
-    (tmp_path / "file").write_text("precious")
-    with pytest.raises(InputError) as caught, output_folder(tmp_path / name):
-        pass
-    assert "--out-dir" in str(caught.value) and str(tmp_path / name) in str(caught.value)
-    assert (tmp_path / "file").read_text() == "precious"
-
-
-def test_two_runs_exclude_each_other_and_a_kill_sets_free(tmp_path: Path) -> None:
-    hold = (
-        "import pathlib, sys; from utils.files import output_folder\n"
-        "with output_folder(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", hold, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=PROJECT) as holder:
-        assert holder.stdout.readline().strip() == b"locked"
-        with pytest.raises(InputError, match=r"--out-dir: another run"), output_folder(tmp_path):
-            pass
-        holder.kill()
-        holder.wait(MINUTE)
-    with output_folder(tmp_path):
-        pass
-
-
-@pytest.mark.parametrize("ending", [ValueError, KeyboardInterrupt, SystemExit])
-def test_no_ending_leaves_a_folder_locked(tmp_path: Path, ending: type[BaseException]) -> None:
-    with pytest.raises(ending), output_folder(tmp_path):
-        raise ending
-    with output_folder(tmp_path):
-        pass
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows always has locks")
-@pytest.mark.parametrize("name", ["ENOSYS", "ENOLCK", "EOPNOTSUPP", "EINVAL", "EIO", "EACCES", "EPERM", "EAGAIN"])
-def test_without_locks_a_run_says_so_once_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (InputError("--lr: no\nfile \x1b[2J \udcff é"), 2, r"error: --lr: no\nfile \x1b[2J \udcff é"),
+        (RunError("the loss became nan"), 1, "error: the loss became nan"),
+        (KeyboardInterrupt("go on with --resume"), 130, "stopped: go on with --resume"),
+        (KeyboardInterrupt(), 130, "stopped: nothing was trained"),
+    ],
+)
+def test_a_foreseen_failure_is_one_line_and_a_code(
+    error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fcntl
+    assert run_command(raising(error), []) == code
+    assert capsys.readouterr() == ("", f"{line}\n")
 
-    def refuse(*arguments: object) -> None:
-        raise OSError(getattr(errno, name), "no locks")
 
-    for function in ("flock", "lockf"):
-        monkeypatch.setattr(fcntl, function, refuse)
-    with output_folder(tmp_path):
-        (tmp_path / "last.pt").write_text("written")
-    warning = capsys.readouterr().err
-    assert warning.count("\n") == 1 and str(tmp_path) in warning
+def allocate_too_much(arguments: list[str]) -> None:
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+OUT_OF_MEMORY = (
+    MemoryError("too much"),
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("CUDA error: out of memory"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"),
+)
+
+
+@pytest.mark.parametrize("main", [allocate_too_much, *map(raising, OUT_OF_MEMORY)])
+def test_out_of_memory_is_told_with_what_to_do(main: Callable, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(main, []) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1 and "--batch-size" in printed
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), DISK_FULL, RuntimeError("illegal memory access")])
+def test_a_mistake_in_the_program_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_command(raising(error), [])
+
+
+def test_being_asked_to_end_is_like_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(arguments: list[str]) -> None:
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL  # which would end pytest
+        signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(main, []) == 143
+    assert capsys.readouterr().err.count("\n") == 1
+    assert signal.getsignal(signal.SIGTERM) == before  # a notebook goes on
+
+
+def test_a_run_in_another_thread_needs_no_signals(capsys: pytest.CaptureFixture[str]) -> None:
+    thread = threading.Thread(target=run_command, args=(print, ["ran"]))
+    thread.start()
+    thread.join(timeout=60)
+    assert capsys.readouterr() == ("['ran']\n", "")
+
+
+# Streams
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, lambda: None], ids=["as in a notebook", "closed, or pythonw"])
+def test_no_stream_is_needed(monkeypatch: pytest.MonkeyPatch, stream: Callable) -> None:
+    """A notebook's stream has neither `reconfigure` nor a file descriptor."""
+
+    def main(arguments: list[str]) -> None:
+        files.say("text")
+        assert list(files.progress_bar([1, 2])) == [1, 2]
+
+    out, err = stream(), stream()
+    for name, value in (("stdin", None), ("stdout", out), ("stderr", err)):
+        monkeypatch.setattr(sys, name, value)
+    assert run_command(main, []) == 0
+    assert run_command(raising(InputError("--lr")), []) == 2
+    assert (out and out.getvalue(), err and err.getvalue()) in [(None, None), ("text\n", "error: --lr\n")]
+
+
+def closed_pipe() -> int:
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+def full_disk() -> int:
+    return os.open("/dev/full", os.O_WRONLY)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has /dev/full")
+@pytest.mark.parametrize("open_broken", [closed_pipe, full_disk])
+def test_an_output_that_nobody_takes_ends_the_run_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], open_broken: Callable[[], int]
+) -> None:
+    with open(open_broken(), "w", encoding="utf-8") as broken:  # flushed at the end, as Python does at its own end
+        monkeypatch.setattr(sys, "stdout", broken)
+        assert run_command(lambda arguments: files.say("epoch 1"), []) == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: cannot print (") and printed.count("\n") == 1

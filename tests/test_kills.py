@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from utils import cifar10
+
 import pytest
 import torch
 from conftest import SmallCifar10
 from helpers import FILES, MINUTE, PIXELS, TINY, Process, fork_server, read_json, results, visible_files
-
-from utils import cifar10
 from utils.command_line import uninterrupted
 
 resource = pytest.importorskip("resource", reason="needs Unix")

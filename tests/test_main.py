@@ -10,6 +10,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import main
+from utils import files
+from utils.checkpoint import Progress
+from utils.data import batches, load_synthetic, split_dataset
+from utils.files import write_json
+from utils.model import MODELS
+from utils.synthetic import CLASS_NAMES as SHAPE_NAMES
+
 import pytest
 import torch
 from conftest import CLASS_NAMES, SmallCifar10
@@ -29,15 +37,7 @@ from helpers import (
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from torch import nn
-
-import main
-from utils import files
-from utils.checkpoint import Progress
-from utils.data import batches, load_synthetic, split_dataset
 from utils.errors import InputError, RunError
-from utils.files import write_json
-from utils.model import MODELS
-from utils.synthetic import CLASS_NAMES as SHAPE_NAMES
 from utils.training import evaluate
 
 FIGURES = ("confusion.png", "curves.png", "mistakes.png", "predictions.png")

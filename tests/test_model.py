@@ -2,15 +2,15 @@
 
 import math
 
+from utils.data import LabelledImages, normalize
+from utils.model import MLP, MODELS, ConvGroup, ConvNet, MirroredConv2d, build_model
+from utils.synthetic import draw_images
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, unfold
-
-from utils.data import LabelledImages, normalize
 from utils.errors import InputError
-from utils.model import MLP, MODELS, ConvGroup, ConvNet, MirroredConv2d, build_model
-from utils.synthetic import draw_images
 
 NAMES = tuple(MODELS)
 EXAMPLES = 1000  # as in main.py

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from utils.optimizer import FILTER_RATE, MOMENTUM, make_optimizer, orthogonalize
+
 import pytest
 import torch
 from helpers import make_model
 from torch import nn
-
-from utils.optimizer import FILTER_RATE, MOMENTUM, make_optimizer, orthogonalize
 
 
 def take_a_step(model: nn.Module, optimizer: torch.optim.Optimizer, gradient: Callable) -> dict[str, torch.Tensor]:

@@ -6,16 +6,16 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
-import torch
-from helpers import FILES, PROJECT, TINY, contents, run_script, visible_files
-
 import main
 from main import RECIPES, parse_options
 from utils.data import load_dataset
-from utils.errors import InputError
 from utils.files import output_folder
 from utils.visualize import plot_curves
+
+import pytest
+import torch
+from helpers import FILES, PROJECT, TINY, contents, run_script, visible_files
+from utils.errors import InputError
 
 
 def test_default_folders_lie_beside_main_py(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

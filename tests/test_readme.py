@@ -2,9 +2,9 @@
 
 import re
 
-from helpers import PROJECT
-
 from main import parse_options
+
+from helpers import PROJECT
 
 
 def test_each_trick_can_be_taken_out() -> None:

@@ -4,12 +4,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from utils.checkpoint import Progress
+from utils.report import Run, class_accuracies, print_header, print_test, save_metrics, show_figures
+
 import pytest
 import torch
 from helpers import read_json
-
-from utils.checkpoint import Progress
-from utils.report import Run, class_accuracies, print_header, print_test, save_metrics, show_figures
 from utils.training import Evaluation
 
 NAMES = ("cat", "dog", "ship")

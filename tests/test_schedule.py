@@ -2,12 +2,12 @@
 
 import math
 
+from utils.model import ConvNet, LargeConvNet
+from utils.schedule import Schedule, choose_crop_size, choose_images, one_cycle, seed_epoch
+
 import pytest
 import torch
 from torch import nn
-
-from utils.model import ConvNet, LargeConvNet
-from utils.schedule import Schedule, choose_crop_size, choose_images, one_cycle, seed_epoch
 
 
 def test_the_learning_rate_rises_then_falls_to_zero() -> None:

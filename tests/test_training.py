@@ -3,17 +3,17 @@
 import math
 from dataclasses import replace
 
+from utils.data import ImageDataset, batches, training_batches
+from utils.optimizer import make_optimizer
+from utils.schedule import Schedule, one_cycle
+from utils.synthetic import draw_images
+
 import pytest
 import torch
 from helpers import make_dataset, make_model, make_plan, same_state
 from torch import nn
 from torch.nn.functional import cross_entropy
-
-from utils.data import ImageDataset, batches, training_batches
 from utils.errors import RunError
-from utils.optimizer import make_optimizer
-from utils.schedule import Schedule, one_cycle
-from utils.synthetic import draw_images
 from utils.training import Evaluation, evaluate, train_one_epoch
 
 

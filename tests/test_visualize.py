@@ -10,6 +10,8 @@ import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from utils import visualize
+
 import matplotlib
 import numpy as np
 import pytest
@@ -18,8 +20,6 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
-
-from utils import visualize
 
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 

@@ -1,43 +1,119 @@
-"""What a run has done so far: kept, saved, restored."""
+"""A run's own folder, and what the run has done so far: kept, saved, restored."""
 
-import json
+import hashlib
+import os
+import pickle
 import time
-import warnings
 import zipfile
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
 
+from utils.evaluation import Evaluation
+from utils.files import InputError, make_folder, retry_while_held, warn, write_problem, write_whole
+from utils.recipe import Recipe
+from utils.schedule import EpochPlan
+
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
-from utils.errors import InputError
-from utils.files import replace_when_complete
-from utils.optimizer import Muon
-from utils.schedule import EpochPlan
-from utils.training import Evaluation
-
-Settings = dict[str, str | float]
-
-# A run can test what another run has trained, or go on with it, only if these settings are the same in both.
-TEST_SETTINGS = ("dataset", "model", "width")
-TRAINING_SETTINGS = (*TEST_SETTINGS, "epochs", "batch_size", "lr", "weight_decay", "label_smoothing", "seed", "dry_run")
-EPOCH = {  # the numbers of an epoch; accuracies are shares from 0 to 1
-    "epoch": 1,
-    "learning_rate": 0.0,
-    "train_loss": 0.0,
-    "train_accuracy": 0.0,
-    "validation_loss": 0.0,
-    "validation_accuracy": 0.0,
-    "seconds": 0.0,
+NETWORKS = Path(__file__).with_name("model.py")
+PARTS = {  # of last.pt; the last three are for going on with the training
+    *("dataset", "recipe", "code", "history", "best_epoch", "best_weights", "seconds"),
+    *("image_losses", "weights", "optimizer"),
 }
+
+
+@contextmanager
+def run_folder(options: Namespace, recipe: Recipe, dataset: str) -> Iterator[Path]:
+    """Yield the folder of a run: a new one, or with --resume or --test-only that of an earlier run.
+
+    Raises InputError if there is no such run, or if the folder cannot be written.
+    """
+    earlier = options.resume or options.test_only
+    name = f"{dataset}-{recipe.model}-"
+    if not earlier:
+        folder = new_folder(options.out_dir, name) if not options.dry_run else options.out_dir / "dry-run"
+    else:
+        folder = earlier if isinstance(earlier, Path) else find_run(options, name, recipe)
+        if not folder.is_dir():
+            raise InputError(f"--resume, --test-only: there is no folder {folder}")
+    try:
+        if options.dry_run:
+            make_folder(folder, "--out-dir")
+        try_to_write(folder)
+        yield folder
+    except KeyboardInterrupt as stop:
+        raise type(stop)(advice_after_stop(folder, options)) from None
+    finally:
+        if not earlier:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+def advice_after_stop(folder: Path, options: Namespace) -> str:
+    if options.dry_run or options.test_only:
+        return "start again"
+    if (folder / "last.pt").exists():
+        return "go on after the last finished epoch with the same options and --resume"
+    return "no epoch was finished, so start again"
+
+
+def new_folder(out_dir: Path, name: str) -> Path:
+    """Make the folder `name` with the next free number; in one step, so that no two runs get the same one."""
+    make_folder(out_dir, "--out-dir")
+    number = max(run_numbers(out_dir, name), default=0)
+    while True:
+        number += 1
+        try:
+            (out_dir / f"{name}{number}").mkdir()
+            return out_dir / f"{name}{number}"
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise write_problem("--out-dir", out_dir, error) from None
+
+
+def run_numbers(out_dir: Path, name: str) -> list[int]:
+    endings = (path.name.removeprefix(name) for path in out_dir.glob("*") if path.name.startswith(name))
+    return sorted(int(ending) for ending in endings if ending.isdecimal())
+
+
+def try_to_write(folder: Path) -> None:
+    """Write a file with the longest name of a run, and remove it, before the first epoch is trained."""
+    path = folder / ".try-to-write.tmp"  # longer than predictions.png
+    try:
+        path.write_bytes(b"")
+        retry_while_held(path.unlink)
+    except OSError as error:
+        raise write_problem("--out-dir", folder, error) from None
+
+
+def find_run(options: Namespace, name: str, recipe: Recipe) -> Path:
+    """Return the folder of the newest run that has a finished epoch and, to be resumed, the same recipe."""
+    differences = ""
+    for number in reversed(run_numbers(options.out_dir, name)):
+        folder = options.out_dir / f"{name}{number}"
+        if os.path.exists(folder / "last.pt"):
+            others = differences_of(read_checkpoint(folder / "last.pt"), recipe)
+            if options.test_only or not others:
+                return folder
+            differences = differences or f"; {folder.name} was made with {others}"
+    raise InputError(f"--resume, --test-only: no run in {options.out_dir} has these options{differences}: train first")
 
 
 class Progress:
     """What a run has done: a row of numbers for each finished epoch, and the best weights by validation accuracy."""
 
-    def __init__(self, settings: Settings, image_count: int, started: float) -> None:
-        self.settings = settings
-        self.history: list[dict[str, float]] = []
+    def __init__(self, recipe: Recipe, dataset: str, image_count: int, started: float) -> None:
+        self.recipe = recipe
+        self.dataset = dataset
+        self.code = code_hash()  # now: the file may be edited while the run goes on
+        self.history: list[dict[str, float]] = []  # accuracies are shares from 0 to 1
         self.best_epoch = 0
         self.best_weights: dict[str, torch.Tensor] = {}
         self.image_losses = torch.full((image_count,), torch.inf)  # of each training image when last trained on
@@ -67,140 +143,96 @@ class Progress:
     def total_seconds(self) -> float:
         return self.seconds_before + time.perf_counter() - self.started
 
-    def results(self) -> dict:
-        """Return what testing the best weights needs."""
-        return {
-            "settings": self.settings,
-            "history": self.history,
-            "best_epoch": self.best_epoch,
-            "best_weights": self.best_weights,
-            "seconds": self.total_seconds(),
-        }
 
-    def restore(self, results: dict) -> None:
-        self.settings = self.settings | results["settings"]
-        self.history = results["history"]
-        self.best_epoch = results["best_epoch"]
-        self.best_weights = results["best_weights"]
-        self.seconds_before = results["seconds"]
-
-
-def training_state(progress: Progress, model: nn.Module, optimizer: Muon) -> dict:
-    """Return what going on with the training needs, besides the results."""
-    return {
-        "image_losses": progress.image_losses,
-        "weights": dict(model.state_dict()),
-        "momentum": optimizer.all_momentum(),
-    }
-
-
-def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimizer: Muon) -> None:
+def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer) -> None:
     """Write best.pt (the best weights) and last.pt (all that is needed to go on, or to test) into `folder`.
 
     In this order, so that a run that is killed in between repeats the epoch and its best.pt.
     """
-    write_checkpoint(folder / "best.pt", progress.best_weights)
-    write_checkpoint(folder / "last.pt", progress.results() | training_state(progress, model, optimizer))
+    last = {
+        "dataset": progress.dataset,
+        "recipe": asdict(progress.recipe),
+        "code": progress.code,
+        "history": progress.history,
+        "best_epoch": progress.best_epoch,
+        "best_weights": progress.best_weights,
+        "seconds": progress.total_seconds(),
+        "image_losses": progress.image_losses,
+        "weights": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    for name, content in (("best.pt", progress.best_weights), ("last.pt", last)):
+        buffer = BytesIO()  # torch.save would turn a full disk into a RuntimeError of its own
+        torch.save(content, buffer)
+        write_whole(folder / name, buffer.getbuffer())
 
 
-def write_checkpoint(path: Path, checkpoint: dict) -> None:
-    buffer = BytesIO()  # torch.save would turn a full disk into a RuntimeError of its own
-    torch.save(checkpoint, buffer)
-    with replace_when_complete(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+def code_hash() -> str:
+    return hashlib.sha256(NETWORKS.read_text(encoding="utf-8").encode()).hexdigest()
 
 
-def resume_training(path: Path, progress: Progress, model: nn.Module, optimizer: Muon) -> None:
-    """Restore progress, model and optimizer from the last.pt of a run with the same settings.
+def restore(folder: Path, progress: Progress, model: nn.Module, optimizer: Optimizer | None) -> None:
+    """Restore progress from the last.pt of `folder` and, to go on training, model and optimizer too.
 
-    Raises InputError if the file is missing, damaged, not plain data, or was made with other settings.
+    Raises InputError if the file is missing, damaged, not plain data, or does not fit; warns of edited networks.
     """
-    template = training_state(progress, model, optimizer)
-    state = load_checkpoint(path, progress, TRAINING_SETTINGS, model, template)
-    model.load_state_dict(state["weights"])
-    progress.image_losses = state["image_losses"]
-    for number, momentum in optimizer.all_momentum().items():
-        momentum.copy_(state["momentum"][number])
-
-
-def load_results(path: Path, progress: Progress, model: nn.Module) -> None:
-    """Restore progress from the last.pt of a run, to test its best weights. Raises InputError as `resume_training`."""
-    load_checkpoint(path, progress, TEST_SETTINGS, model, {})
-
-
-def load_checkpoint(path: Path, progress: Progress, must_match: tuple[str, ...], model: nn.Module, state: dict) -> dict:
-    """Restore progress from a checkpoint and return the checkpoint, in which there is something like all of `state`.
-
-    The settings named by `must_match` must be those of `progress`.
-    """
-    if not path.exists():
-        raise InputError(f"there is no checkpoint {path}: train without --resume and --test-only first")
-    template = {"history": [EPOCH], "best_epoch": 1, "best_weights": dict(model.state_dict()), "seconds": 0.0, **state}
+    path = folder / "last.pt"
+    saved = read_checkpoint(path)
+    others = differences_of(saved, progress.recipe)
+    if saved["dataset"] != progress.dataset or (others and optimizer):
+        raise InputError(f"{path} was made with other options: {others or '--dataset ' + str(saved['dataset'])[:40]}")
     try:
-        checkpoint = read_checkpoint(path)
-        check_settings(checkpoint["settings"], progress.settings, must_match)
-        check_alike({name: checkpoint[name] for name in template}, template, "it")
-        check_epochs(checkpoint["history"], checkpoint["best_epoch"])
-    except OtherSettings as error:
-        raise InputError(f"{path} was made with other options: {error}") from None
-    except Exception as error:  # what a damaged or foreign file can raise has no end
+        model.load_state_dict(saved["best_weights"])
+        if optimizer:
+            model.load_state_dict(saved["weights"])
+            check_same_kind(saved["optimizer"], optimizer)
+            optimizer.load_state_dict(saved["optimizer"])
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path} is damaged or no checkpoint of this project ({reason}): train anew") from None
-    progress.restore(checkpoint)
-    return checkpoint
+        raise InputError(f"{path} does not fit this network or optimizer ({others or reason})") from None
+    if saved["code"] != progress.code:
+        warn(f"WARNING: {NETWORKS.name} was edited after {folder.name} was trained: these weights are of other code")
+    progress.recipe = Recipe(**saved["recipe"])
+    progress.history, progress.best_epoch = saved["history"], saved["best_epoch"]
+    progress.best_weights, progress.seconds_before = saved["best_weights"], saved["seconds"]
+    progress.image_losses = saved["image_losses"]
+
+
+def check_same_kind(saved: dict, optimizer: Optimizer) -> None:
+    """Raise ValueError if the state is of an optimizer with other settings: PyTorch itself compares numbers only."""
+    if [group.keys() for group in saved["param_groups"]] != [group.keys() for group in optimizer.param_groups]:
+        raise ValueError(f"it was trained with another optimizer than {type(optimizer).__name__}")
+
+
+def differences_of(saved: dict, recipe: Recipe) -> str:
+    """Return the options in which the saved recipe differs from this one."""
+    return "; ".join(Recipe(**saved["recipe"]).options(recipe))
 
 
 def read_checkpoint(path: Path) -> dict:
-    """Read a file of plain data. zipfile compares the checksums of its parts, which torch.load does not do."""
-    with zipfile.ZipFile(path) as archive:
-        if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-            raise zipfile.BadZipFile("compressed parts")  # torch.save makes none; a few kB could fill the memory
-        damaged = archive.testzip()
-    if damaged:
-        raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*sparse")  # PyTorch warns of sparse tensors, and this project saves none
-        return torch.load(path, map_location="cpu", weights_only=True)
+    """Read a last.pt, which is plain data. Raises InputError if it is missing, damaged or foreign.
 
-
-class OtherSettings(Exception):
-    """A checkpoint was made with other settings than this run has."""
-
-
-def check_settings(saved: Settings, settings: Settings, must_match: tuple[str, ...]) -> None:
-    """Raise OtherSettings that lists those named by `must_match` that differ; an older checkpoint may lack some."""
-    json.dumps(saved, allow_nan=False)  # raises if they are not plain data
-    different = [name for name in must_match if saved.get(name, settings[name]) != settings[name]]
-    if different:
-        lines = [f"--{name.replace('_', '-')} {str(saved[name])[:40]}, not {settings[name]}" for name in different]
-        raise OtherSettings("; ".join(lines))
-
-
-def check_alike(found: object, template: object, name: str) -> None:
-    """Raise ValueError unless `found` has the type and parts of `template`, its tensors, and numbers from 0 on.
-
-    PyTorch would first cast and copy a wrong tensor.
+    zipfile compares the checksums of its parts, which torch.load does not do.
     """
-    if type(found) is not type(template):
-        raise ValueError(f"{name} is of type {type(found).__name__}, not {type(template).__name__}")
-    if isinstance(template, dict):
-        if found.keys() != template.keys():
-            raise ValueError(f"{name} has other parts than this run would save")
-        for key, part in template.items():
-            check_alike(found[key], part, f"{key}")
-    elif isinstance(template, list):
-        for item in found:
-            check_alike(item, template[0], name)
-    elif isinstance(template, torch.Tensor):
-        if (found.dtype, found.layout, found.shape) != (template.dtype, template.layout, template.shape):
-            raise ValueError(f"the tensor {name} is not one of this network")
-    elif not 0 <= found < 1e30:
-        raise ValueError(f"{name} is {found}")
-
-
-def check_epochs(history: list[dict], best_epoch: int) -> None:
-    """Raise ValueError unless the epochs are numbered from 1, and one of them is the best."""
-    if [row["epoch"] for row in history] != list(range(1, len(history) + 1)):
-        raise ValueError("its epochs are not numbered from 1")
-    if not 1 <= best_epoch <= len(history):
-        raise ValueError(f"best epoch {best_epoch} of {len(history)}")
+    try:
+        content = BytesIO(retry_while_held(path.read_bytes))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"there is no checkpoint {path}: train first") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path} ({error.strerror}): does another program hold it?") from None
+    try:
+        with zipfile.ZipFile(content) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("compressed parts")  # torch.save makes none; a few kB could fill the memory
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
+        content.seek(0)
+        saved = torch.load(content, map_location="cpu", weights_only=True)
+        if saved.keys() != PARTS:
+            raise pickle.UnpicklingError("other parts than this project saves")
+        Recipe(**saved["recipe"])
+    except Exception as error:  # what a foreign file makes zipfile and PyTorch raise has no end
+        # PyTorch's own text advises to trust the file.
+        reason = str(error) if isinstance(error, zipfile.BadZipFile) else f"no plain data, {type(error).__name__}"
+        raise InputError(f"{path} is damaged or no checkpoint of this project ({reason}): train anew") from None
+    return saved

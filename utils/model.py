@@ -1,18 +1,18 @@
 """The networks, and the table of their names.
 
-A network takes normalized images (B, 3, 32, 32) and returns logits (B, classes). Its class may say how it wants to be
-trained and tested, by the attributes `crop_sizes`, `skipped_share` and `cut_size` (utils/schedule.py) and `test_views`
-(utils/training.py).
+A network takes normalized images (B, 3, H, W) and returns logits (B, classes). How it is trained and tested is in its
+recipe, in main.py.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+from utils.files import InputError
 
 import torch
 from torch import nn
 from torch.nn.functional import conv2d
 
-from utils.errors import InputError
-
+SIZE = 32  # pixels on each side of a whole image
 MLP_HIDDEN = (1024, 512, 256, 128, 64)
 WHITENING_FILTERS = 8  # 4 with both signs: a 2 x 2 patch has 6 symmetric directions, of which 2 are mostly noise
 
@@ -23,10 +23,6 @@ class ConvNet(nn.Module):
     The layout is that of airbench94, with fewer filters, for a CPU (Jordan 2024, arXiv:2404.00498).
     """
 
-    # 18 is the smallest size for which the last feature maps are 2 x 2 (17, 8, 4, 2), 26 the smallest for which they
-    # are 3 x 3, as they are for 32 (31, 15, 7, 3).
-    crop_sizes = (18, 26, 32)
-    skipped_share = 0.9  # the other images teach it more in the same time
     filters = (24, 48, 96)  # each is there mirrored too: twice as many channels
     is_deep = False
 
@@ -41,10 +37,6 @@ class ConvNet(nn.Module):
         )
         self.head = nn.Linear(third, classes, bias=False)
 
-    def prepare(self, examples: torch.Tensor) -> None:
-        """Set the whitening from training images (N, 3, 32, 32)."""
-        set_whitening(self.whitening, examples)
-
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.whitening(images).relu()  # (B, 16, 31, 31)
         features = self.groups(features)  # (B, channels, 3, 3)
@@ -58,8 +50,6 @@ class LargeConvNet(ConvNet):
 
     filters = (40, 160, 160)
     is_deep = True
-    cut_size = 8  # pixels; cut-out squares make it harder to learn the images by heart
-    test_views = 6  # of each image
 
 
 class ConvGroup(nn.Sequential):
@@ -110,10 +100,7 @@ class Residual(nn.Sequential):
 
 
 class MLP(nn.Module):
-    """The handout's base architecture: six linear layers with ReLU between them, on the flattened image.
-
-    utils/experiments.py varies the sizes, the activation function and the dropout.
-    """
+    """The assignment's base architecture: six linear layers with ReLU between them, on the flattened image."""
 
     def __init__(
         self,
@@ -146,15 +133,34 @@ MODELS: dict[str, Callable[..., nn.Module]] = {"convnet": ConvNet, "convnet-larg
 def build_model(name: str, classes: int, width: float, examples: torch.Tensor) -> nn.Module:
     """Return the network that the table calls `name`, its filters or hidden units multiplied by `width`.
 
-    A network may have a method `prepare`; it gets some normalized training images (N, 3, 32, 32).
+    `examples` are some normalized training images (N, 3, 32, 32), for the whitening.
     Raises InputError if there is no such network.
     """
     if name not in MODELS:
         raise InputError(f"--model: there is no {name} among {', '.join(MODELS)} (MODELS in utils/model.py)")
     model = MODELS[name](classes=classes, width=width)
-    if hasattr(model, "prepare"):
-        model.prepare(examples)
+    if isinstance(model, ConvNet):
+        set_whitening(model.whitening, examples)
     return model
+
+
+def check_crops(model: nn.Module, examples: torch.Tensor, crop_sizes: Iterable[int], classes: int) -> None:
+    """Show the network two images of each size: a lazy layer gets its shape by the whole ones, which come first.
+
+    Raises InputError if it does not take them, or does not return logits (B, classes).
+    """
+    model.eval()
+    for size in sorted({SIZE, *crop_sizes}, reverse=True):
+        try:
+            with torch.no_grad():
+                logits = model(examples[:2, :, :size, :size])
+        except RuntimeError as error:
+            if size == SIZE:
+                raise
+            problem = f"the network takes no images of {size} x {size} pixels ({' '.join(str(error).split())[:100]})"
+            raise InputError(f"--crop-sizes: {problem}: try --crop-sizes 32 32 32") from None
+        if logits.shape != (2, classes):
+            raise InputError(f"--model: it returns {tuple(logits.shape)} for two images, not logits (2, {classes})")
 
 
 def scaled(sizes: tuple[int, ...], width: float) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Drawn stand-in images for a machine that has neither CIFAR-10 nor a network."""
+"""Synthetic images: shapes, drawn for a machine that has neither CIFAR-10 nor a network."""
 
 import numpy as np
 

@@ -1,24 +1,21 @@
-"""Figures in one style: training curves, prediction grid, confusion matrix, accuracy over time.
+"""Figures in one style: training curves, prediction grid, confusion matrix.
 
 Takes plain numbers and arrays. Every figure is an object that is saved to a file; no window is ever opened.
-
-    python -m utils.visualize RUN/metrics.json ... draws accuracy-over-time.png of these runs into figures/
 """
 
-import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
+
+from utils.files import write_or_warn
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
-
-from utils.files import replace_when_complete, warn_if_held
+from matplotlib.ticker import MaxNLocator
 
 # Colours that colour-blind readers can tell apart: Okabe and Ito, "Color Universal Design", 2008
 # (https://jfly.uni-koeln.de/color/).
@@ -82,8 +79,9 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure as PNG or SVG, by the suffix of `path`; the same figure gives the same bytes."""
     file_format = path.suffix.removeprefix(".")
     metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[file_format]
-    with warn_if_held(path), replace_when_complete(path) as temporary:
-        figure.savefig(temporary, format=file_format, metadata=metadata)
+    content = BytesIO()
+    figure.savefig(content, format=file_format, metadata=metadata)
+    write_or_warn(path, content.getbuffer())
 
 
 def epoch_ticks(last_epoch: int) -> list[int]:
@@ -131,35 +129,6 @@ def mark_epoch(axes: Axes, epoch: int, value: float) -> None:
 
 
 @house_style()
-def plot_accuracy_over_time(runs: Sequence[dict], path: Path) -> Figure:
-    """Draw validation accuracy against seconds of training, save the figure and return it.
-
-    runs: as in metrics.json. Those of equal model, width, epochs and precision (other seeds) look the same.
-    """
-    figure, panels = new_figure(PAGE_WIDTH, 5)
-    axes = panels[0, 0]
-    styles = {}
-    for run in runs:
-        settings = run["settings"]
-        width = "" if settings["width"] == 1 else f" × {settings['width']:g}"
-        recipe = f"{settings['model']}{width}, {settings['epochs']} epochs, {run['precision']}"
-        label = None if recipe in styles else recipe
-        number = len(styles)
-        color, line_style = styles.setdefault(recipe, (list(COLORS.values())[number], LINE_STYLES[number]))
-        seconds = np.cumsum([epoch["seconds"] for epoch in run["history"]])
-        accuracy = [100 * epoch["validation_accuracy"] for epoch in run["history"]]
-        axes.plot(seconds, accuracy, "o", ms=4, lw=1.5, linestyle=line_style, color=color, label=label)
-    axes.set(title="Accuracy over time", xlabel="Seconds of training (logarithmic)", ylabel="Accuracy (%)")
-    axes.set_xscale("log")  # runs of two minutes and of half an hour in one figure
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    figure.legend(loc="outside lower center", ncols=2)
-    save_figure(figure, path)
-    return figure
-
-
-@house_style()
 def plot_predictions(
     images: np.ndarray,
     probabilities: np.ndarray,
@@ -186,21 +155,6 @@ def plot_predictions(
         mark_prediction(axes, predicted == label, float(probability[predicted]))
     save_figure(figure, path)
     return figure
-
-
-@house_style()
-def plot_mistakes(
-    images: np.ndarray,
-    probabilities: np.ndarray,
-    labels: np.ndarray,
-    class_names: Sequence[str],
-    title: str,
-    path: Path,
-) -> Figure:
-    """Draw the 10 most confident of the wrong predictions as `plot_predictions` does."""
-    mistakes = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    mistakes = mistakes[np.argsort(-probabilities[mistakes].max(axis=1), kind="stable")][:10]
-    return plot_predictions(images[mistakes], probabilities[mistakes], labels[mistakes], class_names, title, path)
 
 
 def mark_prediction(axes: Axes, right: bool, confidence: float) -> None:
@@ -241,10 +195,3 @@ def plot_confusion(confusion: np.ndarray, class_names: Sequence[str], title: str
     figure.suptitle(title, wrap=True)
     save_figure(figure, path)
     return figure
-
-
-if __name__ == "__main__":
-    if not sys.argv[1:]:
-        sys.exit("no runs given; name at least one: python -m utils.visualize RUN/metrics.json")
-    metrics = [json.loads(Path(path).read_text(encoding="utf-8")) for path in sys.argv[1:]]
-    plot_accuracy_over_time(metrics, Path(__file__).resolve().parent.parent / "figures" / "accuracy-over-time.png")
