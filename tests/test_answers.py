@@ -4,11 +4,12 @@ import ast
 import json
 import re
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import PROJECT
 
+PROJECT = Path(__file__).resolve().parent.parent
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
 LONGEST_BLOCK = 22  # lines, blank ones not counted
 MOST_WORDS = 7500

@@ -17,8 +17,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 from utils.answers import activations, batch_size, dropout, learning_rate, representations
 from utils.answers.drawings import DRAWINGS
 from utils.answers.study import Study
@@ -28,6 +26,8 @@ from utils.files import InputError, run_command, write_whole
 from utils.recipe import OneLineParser, folder_path
 from utils.report import versions
 from utils.visualize import house_style, save_figure
+
+import torch
 
 HERE = Path(__file__).resolve().parent.parent.parent
 MEASUREMENTS = {

@@ -3,22 +3,13 @@
 from collections.abc import Callable
 from functools import partial
 
+from utils.answers.study import Study, as_curve, differences, draw_curve, fully_connected, mark_guessing, train
+from utils.visualize import PAGE_WIDTH, new_figure
+
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import cross_entropy
-
-from utils.answers.study import (
-    Study,
-    as_curve,
-    differences,
-    draw_curve,
-    fully_connected,
-    legend_below,
-    mark_guessing,
-    train,
-)
-from utils.visualize import PAGE_WIDTH, new_figure
 
 DEPTHS = (2, 6, 12)  # hidden layers
 WIDTH = 128  # units in each
@@ -91,11 +82,11 @@ def draw(result: dict) -> Figure:
     for name, by_depth in result["activations"].items():
         draw_curve(signal, DEPTHS, as_curve(by_depth.values(), "share"), name, marker="o")
         best = [values["best"]["final_train_loss"] for values in by_depth.values()]
-        draw_curve(loss, DEPTHS, as_curve(best, "final_train_loss"), name, marker="o")
+        draw_curve(loss, DEPTHS, as_curve(best, "final_train_loss"), None, marker="o")
     mark_guessing(loss)
     signal.set(title="Before training", ylabel="Error signal: first / last hidden layer", yscale="log")
     loss.set(title=f"After {EPOCHS} epochs", ylabel="Training loss")
     for axes in (signal, loss):
         axes.set(xlabel="Hidden layers", xticks=DEPTHS)
-    legend_below(figure, signal, 3)
+    figure.legend(loc="outside lower center", ncols=3)
     return figure

@@ -1,13 +1,12 @@
-"""Question 10: how many images a training takes with batches of 1, 32, 256 and all images; the noise."""
+"""Question 10: how many images a training takes with batches of 1, 32, 256 and all images."""
 
 from functools import partial
 
-import numpy as np
-import torch
-from matplotlib.figure import Figure
-
 from utils.answers.study import Study, draw_curve, fully_connected, train
 from utils.visualize import PAGE_WIDTH, new_figure
+
+import torch
+from matplotlib.figure import Figure
 
 SEEDS = 5
 IMAGES = 1024
@@ -48,8 +47,7 @@ def draw(result: dict) -> Figure:
     figure, [[axes]] = new_figure(PAGE_WIDTH, 4.4)
     for size, values in result["batch_sizes"].items():
         curve = values["best"]["images_to_target"]["train_loss"]
-        images = PLAN[int(size)][0] * int(size) * np.arange(1, len(curve["mean"]) + 1)
-        draw_curve(axes, images, curve, f"{size}")
+        draw_curve(axes, PLAN[int(size)][0] * int(size), curve, size)
     axes.axhline(TARGET, color="black", linestyle=":", linewidth=1)
     axes.set(xlabel="Images seen (log scale)", ylabel="Training loss", xscale="log")
     axes.legend(title="Batch size")

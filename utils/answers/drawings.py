@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
-from matplotlib.figure import Figure
-
 from utils.answers import functions, ideas, networks
+
+from matplotlib.figure import Figure
 
 LAYERS = ["input", "hidden 1", "hidden 2", "output"]
 DRAWINGS: dict[str, Callable[[], Figure]] = {

@@ -2,11 +2,11 @@
 
 from functools import partial
 
+from utils.answers.study import Study, as_curve, differences, draw_curve, fully_connected, train
+from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+
 from matplotlib.figure import Figure
 from torch.optim import Adam
-
-from utils.answers.study import Study, as_curve, differences, draw_curve, from_one, fully_connected, summarize, train
-from utils.visualize import COLORS, PAGE_WIDTH, epoch_ticks, new_figure
 
 SAME_RATE = 3e-4  # at which all p are compared too, and the search begins
 STRENGTHS = (0, 0.2, 0.5)
@@ -17,20 +17,15 @@ TARGETS = ("lowest_validation_loss", "final_validation_loss")
 
 def measure(study: Study) -> dict:
     """Measure lowest and last validation loss, each at the rate that is best for it, and both at the same rate."""
-    curves: dict[tuple[float, float, int], dict] = {}
 
     def run(p: float, rate: float, seed: int) -> dict:
         images, epochs = study.training(IMAGES, seed), study.scaled(EPOCHS)
         build, adam = partial(fully_connected, HIDDEN, dropout=p), partial(Adam, lr=rate)
         values = train(build, adam, images, 100, epochs, seed, train=images, validation=study.validation)[1]
-        curves[p, rate, seed] = values
         return values | find_turn(values["validation_loss"])
 
-    result = {f"{p:g}": study.search(partial(run, p), [SAME_RATE], **dict.fromkeys(TARGETS, min)) for p in STRENGTHS}
-    for p in STRENGTHS:
-        courses = [curves[p, SAME_RATE, seed] for seed in study.seeds]
-        for name in ("train_loss", "validation_loss"):
-            result[f"{p:g}"][name] = summarize([course[name] for course in courses])
+    targets = dict.fromkeys(TARGETS, min)
+    result = {f"{p:g}": study.search(partial(run, p), [SAME_RATE], [SAME_RATE], **targets) for p in STRENGTHS}
     lowest = {p: values["best"][TARGETS[0]][TARGETS[0]] for p, values in result.items()}
     return {"p": result, "half_minus_none": differences(lowest["0.5"], lowest["0"])}
 
@@ -47,9 +42,10 @@ def find_turn(losses: list[float | None]) -> dict:
 def draw(result: dict) -> Figure:
     figure, [[course, tuned]] = new_figure(PAGE_WIDTH, 4.6, columns=2)
     for p, values in result["p"].items():
-        draw_curve(course, from_one(values["validation_loss"]), values["validation_loss"], f"p = {p}")
+        at_same_rate = values["tried"][f"{SAME_RATE:g}"]
+        draw_curve(course, 1, at_same_rate["validation_loss"], f"p = {p}")
         color = course.lines[-1].get_color()
-        course.plot(from_one(values["train_loss"]), values["train_loss"]["mean"], color=color, linewidth=1)
+        draw_curve(course, 1, at_same_rate["train_loss"], None, color=color, linewidth=1)
     lines = (("Lowest", COLORS["black"], "o", -0.005), ("After the last epoch", COLORS["vermilion"], "s", 0.005))
     for target, (label, color, marker, shift) in zip(TARGETS, lines, strict=True):
         losses = as_curve([values["best"][target] for values in result["p"].values()], target)
@@ -57,7 +53,6 @@ def draw(result: dict) -> Figure:
         style = {"color": color, "marker": marker, "markersize": 8, "linestyle": "", "capsize": 5}
         tuned.errorbar(places, losses["mean"], losses["std"], label=label, **style)
     course.set(title="Validation; thin: training", xlabel="Epoch", ylabel="Loss")
-    course.set(xticks=epoch_ticks(len(values["train_loss"]["mean"])))
     tuned.set(title="Each at its best rate", xlabel="p", ylabel="Validation loss", xticks=STRENGTHS)
     tuned.set(xlim=(-0.1, 0.6))
     for axes in (course, tuned):

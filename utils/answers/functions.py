@@ -1,12 +1,12 @@
 """The drawings of answers.md that plot functions; every number in them is computed here."""
 
+from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-
-from utils.visualize import COLORS, PAGE_WIDTH, new_figure
 
 GREY = "#999999"
 Path = np.ndarray  # of an optimizer: the points (steps + 1, 2) that it visits

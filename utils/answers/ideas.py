@@ -1,11 +1,11 @@
 """The drawings of answers.md that show ideas: what is inside what, features, bends, two loops, two searches."""
 
+from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch, Polygon, Rectangle
-
-from utils.visualize import COLORS, PAGE_WIDTH, new_figure
 
 LINE = {"color": "black", "linestyle": "-", "linewidth": 2}
 

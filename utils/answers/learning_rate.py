@@ -2,9 +2,6 @@
 
 from functools import partial
 
-from matplotlib.figure import Figure
-from torch.optim import SGD, Adam, RMSprop
-
 from utils.answers.study import (
     GRID,
     GUESSING,
@@ -12,14 +9,14 @@ from utils.answers.study import (
     as_curve,
     differences,
     draw_curve,
-    from_one,
     fully_connected,
-    legend_below,
     mark_guessing,
-    summarize,
     train,
 )
 from utils.visualize import PAGE_WIDTH, new_figure
+
+from matplotlib.figure import Figure
+from torch.optim import SGD, Adam, RMSprop
 
 SEEDS = 5
 IMAGES, BATCH_SIZE = 5000, 50
@@ -36,26 +33,18 @@ SHOWN = (1e-4, 1e-3, 0.01, 0.1, 0.3)  # rates of SGD, with their courses
 
 
 def measure(study: Study) -> dict:
-    study, curves = study.with_seeds(SEEDS), {}
+    study = study.with_seeds(SEEDS)
 
     def run(name: str, rate: float, seed: int) -> dict:
         images = study.training(IMAGES, seed)
         watched = {"train": images, "validation": study.validation}
         build, optimizer = partial(fully_connected, (128, 64)), partial(OPTIMIZERS[name][0], lr=rate)
-        values = train(build, optimizer, images, BATCH_SIZE, study.scaled(STRETCHES), seed, STRETCH, **watched)[1]
-        curves[name, rate, seed] = values["train_loss"]
-        return values
+        return train(build, optimizer, images, BATCH_SIZE, study.scaled(STRETCHES), seed, STRETCH, **watched)[1]
 
-    found = {name: study.search(partial(run, name), rates, **TARGETS) for name, (_, rates) in OPTIMIZERS.items()}
+    found = {name: study.search(partial(run, name), rates, SHOWN, **TARGETS) for name, (_, rates) in OPTIMIZERS.items()}
     best = {target: {name: values["best"][target][target] for name, values in found.items()} for target in TARGETS}
     pairs = {target: {name: differences(of["Adam"], of[name]) for name in of} for target, of in best.items()}
-    courses = {f"{rate:g}": summarize([curves["SGD", rate, seed] for seed in study.seeds]) for rate in SHOWN}
-    return {
-        "optimizers": found,
-        "adam_minus": pairs,
-        "courses": courses,
-        "failures": count_failures(found["SGD"]["tried"]),
-    }
+    return {"optimizers": found, "adam_minus": pairs, "failures": count_failures(found["SGD"]["tried"])}
 
 
 def count_failures(tried: dict[str, dict]) -> dict:
@@ -68,8 +57,8 @@ def count_failures(tried: dict[str, dict]) -> dict:
 
 def draw(result: dict) -> Figure:
     figure, [[course, end]] = new_figure(PAGE_WIDTH, 5, columns=2)
-    for rate, curve in result["courses"].items():
-        draw_curve(course, [STRETCH * stretch for stretch in from_one(curve)], curve, rate)
+    for rate in SHOWN:
+        draw_curve(course, STRETCH, result["optimizers"]["SGD"]["tried"][f"{rate:g}"]["train_loss"], f"{rate:g}")
     for name, values in result["optimizers"].items():
         rates = [float(rate) for rate in values["tried"]]
         draw_curve(end, rates, as_curve(values["tried"].values(), "final_train_loss"), name, marker="o")
@@ -81,5 +70,5 @@ def draw(result: dict) -> Figure:
     course.set(title="SGD, while training", xlabel="Step")
     course.legend(title="Learning rate", loc="lower left")
     end.set(title="After 5 epochs; a star: the best rate", xlabel="Learning rate (log scale)", xscale="log")
-    legend_below(figure, end, 4)
+    figure.legend(*end.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
+from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-
-from utils.visualize import COLORS, PAGE_WIDTH, new_figure
 
 COLUMN_DISTANCE = 2.6  # between two layers; between two units of a layer it is 1
 RADIUS = 0.38

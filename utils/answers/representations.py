@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable
 from functools import partial
 
+from utils.answers.study import PERCENT, Images, Study, as_curve, draw_curve, evaluate, fully_connected, train
+from utils.visualize import PAGE_WIDTH, new_figure
+
 import torch
 from matplotlib.figure import Figure
 from torch import nn
 from torch.nn.functional import avg_pool2d, one_hot, pad
 from torch.optim import Adam
-
-from utils.answers.study import PERCENT, Images, Study, as_curve, draw_curve, evaluate, fully_connected, train
-from utils.visualize import PAGE_WIDTH, new_figure
 
 COUNTS = (200, 2000, 20_000)  # training images
 STEPS = 400  # of training a network, whatever the number of images

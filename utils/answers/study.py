@@ -1,21 +1,20 @@
 """What the measurements share: images, a training loop, the search for the best value, means and deviations."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
+from utils.data import LabelledImages, normalize
+
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
-
-from utils.data import LabelledImages, normalize
 
 GUESSING = math.log(10)  # the cross-entropy of ten equal probabilities
 GRID = [float(f"{digit}e{exponent}") for exponent in range(-7, 4) for digit in (1, 3)]  # two values in each decade
@@ -42,33 +41,34 @@ class Study:
     @cached_property
     def order(self) -> torch.Tensor:
         """Return the training images' indices, shuffled once; the first tenth is for validation."""
-        return torch.randperm(len(self.data.train_labels), generator=torch.Generator().manual_seed(0))
+        return torch.randperm(len(self.data.training[1]), generator=torch.Generator().manual_seed(0))
 
     def training(self, count: int, seed: int) -> Images:
         """Return `count` (scaled) images that are not for validation, chosen by the seed."""
         candidates = self.order[len(self.order) // 10 :]
         chosen = torch.randperm(len(candidates), generator=torch.Generator().manual_seed(seed))[: self.scaled(count)]
-        return select(self.data.train_images, self.data.train_labels, candidates[chosen])
+        return select(self.data.training, candidates[chosen])
 
     @cached_property
     def validation(self) -> Images:
-        chosen = self.order[: len(self.order) // 10][: self.scaled(5000)]
-        return select(self.data.train_images, self.data.train_labels, chosen)
+        return select(self.data.training, self.order[: len(self.order) // 10][: self.scaled(5000)])
 
     @cached_property
     def test(self) -> Images:
-        return select(self.data.test_images, self.data.test_labels, torch.arange(self.scaled(10_000)))
+        return select(self.data.test, torch.arange(self.scaled(10_000)))
 
     def repeat(self, run: Callable[..., dict], *arguments: object) -> dict:
         """Call `run(*arguments, seed)` with each seed and summarize the numbers and curves that it returns."""
         runs = [run(*arguments, seed) for seed in self.seeds]
         return {name: summarize([values[name] for values in runs]) for name in runs[0]}
 
-    def search(self, run: Callable[[float, int], dict], start: list[float], **targets: Callable) -> dict:
+    def search(
+        self, run: Callable[[float, int], dict], start: list[float], keep: Container[float] = (), **targets: Callable
+    ) -> dict:
         """Call `run(value, seed)` with values of GRID until, for each target, the best has worse ones on both sides.
 
-        Each target names a number that `run` returns, and how to choose: min or max. Of the best value alone the curves
-        are kept, too.
+        Each target names a number that `run` returns, and how to choose: min or max. Curves are dropped but for those
+        of the best value and of the values in `keep`.
         """
         tried: dict[float, dict] = {}
         ahead = start
@@ -76,12 +76,13 @@ class Study:
             tried |= {value: self.repeat(run, value) for value in ahead}
             best = {target: best_value(tried, target, better) for target, better in targets.items()}
             ahead = sorted({near for value in best.values() for near in neighbours(value)} - tried.keys())
-        numbers = {f"{value:g}": without_curves(tried[value]) for value in sorted(tried)}
+        numbers = {f"{v:g}": tried[v] if v in keep else without_curves(tried[v]) for v in sorted(tried)}
         return {"best": {target: {"value": best[target], **tried[best[target]]} for target in best}, "tried": numbers}
 
 
-def select(images: torch.Tensor, labels: torch.Tensor, chosen: torch.Tensor) -> Images:
-    return normalize(images[chosen]).contiguous(), labels[chosen]
+def select(images: Images, chosen: torch.Tensor) -> Images:
+    pixels, labels = images
+    return normalize(pixels[chosen]).contiguous(), labels[chosen]
 
 
 def best_value(tried: dict[float, dict], target: str, better: Callable) -> float:
@@ -178,9 +179,13 @@ def mark_guessing(axes: Axes) -> None:
     axes.annotate("guessing", (0.98, GUESSING), xycoords=("axes fraction", "data"), ha="right", va="bottom")
 
 
-def draw_curve(axes: Axes, x: Iterable[float], curve: dict, label: str, **style: object) -> None:
-    """Draw the mean of a summarized curve with its deviation as a band; where a run diverged there is a gap."""
+def draw_curve(axes: Axes, x: Iterable[float] | int, curve: dict, label: str | None, **style: object) -> None:
+    """Draw the mean of a summarized curve with its deviation as a band; where a run diverged there is a gap.
+
+    x: of each point, or the distance between two of them, the first included.
+    """
     mean, std = np.array(curve["mean"], dtype=float), np.array(curve["std"], dtype=float)
+    x = x * np.arange(1, len(mean) + 1) if isinstance(x, int) else list(x)
     line = axes.plot(x, mean, label=label, **style)[0]
     axes.fill_between(x, mean - std, mean + std, color=line.get_color(), alpha=0.2, linewidth=0)
 
@@ -189,12 +194,3 @@ def as_curve(results: Iterable[dict], quantity: str) -> dict:
     """Turn one summarized number of each result into a curve."""
     summaries = [result[quantity] for result in results]
     return {key: [summary[key] for summary in summaries] for key in ("mean", "std")}
-
-
-def from_one(curve: dict) -> range:
-    """Return the numbers of the epochs of a curve."""
-    return range(1, len(curve["mean"]) + 1)
-
-
-def legend_below(figure: Figure, axes: Axes, columns: int, title: str | None = None) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, title=title)
