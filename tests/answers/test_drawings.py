@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 from utils.answers import functions, networks
-from utils.answers.drawings import DRAWINGS
+from utils.answers.__main__ import DRAWINGS
 from utils.visualize import house_style
 
 import numpy as np
@@ -50,12 +50,11 @@ def test_the_committed_drawing_is_the_drawn_one(drawings: dict[str, Figure], nam
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_texts_are_large_enough_and_inside(drawings: dict[str, Figure], name: str) -> None:
     figure = drawings[name]
+    pixels = 800 / (72 * max(8, figure.get_figwidth()))  # of a point, on a page 800 pixels wide
+    assert min(text.get_fontsize() for text in texts(figure)) * pixels >= 12.5
     figure.draw_without_rendering()
-    width, height = figure.bbox.size
-    for text in texts(figure):
-        box = text.get_window_extent()
-        assert text.get_fontsize() * 800 / (72 * max(8, figure.get_figwidth())) >= 12.5, text.get_text()
-        assert box.x0 >= -2 and box.y0 >= -2 and box.x1 <= width + 2 and box.y1 <= height + 2, text.get_text()
+    drawn, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert drawn.x0 >= -0.03 and drawn.y0 >= -0.03 and drawn.x1 <= width + 0.03 and drawn.y1 <= height + 0.03
 
 
 def test_the_figures_folder_stays_under_4_mb() -> None:

@@ -15,10 +15,11 @@ import platform
 import re
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from utils.answers import activations, batch_size, dropout, learning_rate, representations
-from utils.answers.drawings import DRAWINGS
+from utils.answers import activations, batch_size, dropout, functions, ideas, learning_rate, networks, representations
 from utils.answers.study import Study
 from utils.data import load_dataset
 from utils.device import limit_threads
@@ -28,15 +29,30 @@ from utils.report import versions
 from utils.visualize import house_style, save_figure
 
 import torch
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).resolve().parent.parent.parent
-MEASUREMENTS = {
-    "representations": representations,
-    "activations": activations,
-    "learning-rate": learning_rate,
-    "dropout": dropout,
-    "batch-size": batch_size,
+LAYERS = ["input", "hidden 1", "hidden 2", "output"]
+DRAWINGS: dict[str, Callable[[], Figure]] = {
+    "fields": ideas.draw_fields,
+    "bends": ideas.draw_bends,
+    "network-numbers": partial(networks.draw_numbers_network, **networks.EXAMPLE, bent="ReLU"),
+    "computational-graph": networks.draw_computational_graph,
+    "activations": functions.draw_activations,
+    "network-4-6-4-3": partial(networks.draw_network, [4, 6, 4, 3], LAYERS, "The network of question 5: 4-6-4-3"),
+    "fits": functions.draw_fits,
+    "descent": functions.draw_descent,
+    "dropout": networks.draw_dropout,
+    "loops-and-searches": ideas.draw_loops_and_searches,
+    "three-paths": functions.draw_three_paths,
+    "ravine": functions.draw_ravine,
+    "residuals": functions.draw_residuals,
+    "network-two-hidden": partial(networks.draw_network, [3, 4, 4, 1], LAYERS, "Two hidden layers: 3-4-4-1"),
+    "network-3-4-1": partial(networks.draw_network, [3, 4, 1], [*LAYERS[:2], LAYERS[3]], "One hidden layer: 3-4-1"),
+    "sigmoid-numbers": partial(networks.draw_numbers_network, **networks.SIGMOID_EXAMPLE, bent="sigmoid"),
 }
+MODULES = (representations, activations, learning_rate, dropout, batch_size)
+MEASUREMENTS = {module.__name__.rpartition(".")[2].replace("_", "-"): module for module in MODULES}
 
 
 def main(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 from functools import partial
 
 from utils.answers.study import Study, as_curve, differences, draw_curve, fully_connected, train
-from utils.visualize import COLORS, PAGE_WIDTH, new_figure
+from utils.visualize import PAGE_WIDTH, new_figure
 
 from matplotlib.figure import Figure
 from torch.optim import Adam
@@ -46,15 +46,11 @@ def draw(result: dict) -> Figure:
         draw_curve(course, 1, at_same_rate["validation_loss"], f"p = {p}")
         color = course.lines[-1].get_color()
         draw_curve(course, 1, at_same_rate["train_loss"], None, color=color, linewidth=1)
-    lines = (("Lowest", COLORS["black"], "o", -0.005), ("After the last epoch", COLORS["vermilion"], "s", 0.005))
-    for target, (label, color, marker, shift) in zip(TARGETS, lines, strict=True):
-        losses = as_curve([values["best"][target] for values in result["p"].values()], target)
-        places = [p + shift for p in STRENGTHS]  # beside each other, so that no bar hides another
-        style = {"color": color, "marker": marker, "markersize": 8, "linestyle": "", "capsize": 5}
-        tuned.errorbar(places, losses["mean"], losses["std"], label=label, **style)
+    for target, label in zip(TARGETS, ("Lowest", "After the last epoch"), strict=True):
+        best = [values["best"][target] for values in result["p"].values()]
+        draw_curve(tuned, STRENGTHS, as_curve(best, target), label, marker="o")
     course.set(title="Validation; thin: training", xlabel="Epoch", ylabel="Loss")
     tuned.set(title="Each at its best rate", xlabel="p", ylabel="Validation loss", xticks=STRENGTHS)
-    tuned.set(xlim=(-0.1, 0.6))
     for axes in (course, tuned):
         axes.legend()
     return figure

@@ -9,15 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 GREY = "#999999"
-Path = np.ndarray  # of an optimizer: the points (steps + 1, 2) that it visits
 
 # Question 7: gradient descent on the square of one number, at each rate, with the verdict of the table there.
-DESCENT_RATES = {
-    0.1: "converges from one side",
-    0.5: "arrives in one step",
-    0.75: "oscillates and converges",
-    1.1: "diverges",
-}
+VERDICTS = ("converges from one side", "arrives in one step", "oscillates and converges", "diverges")
+DESCENT_RATES = dict(zip((0.1, 0.5, 0.75, 1.1), VERDICTS, strict=True))
 
 # Question 11: J = (1 * theta_1 ** 2 + 100 * theta_2 ** 2) / 2. The rates were chosen by hand, for paths that show what
 # is typical; none is tuned.
@@ -28,13 +23,8 @@ RAVINE_OPTIMIZERS = {
     "RMSprop": (torch.optim.RMSprop, {"lr": 0.2}),
     "Adam": (torch.optim.Adam, {"lr": 0.5}),
 }
-ACTIVATIONS = {
-    "identity": lambda z: z,
-    "sigmoid": torch.sigmoid,
-    "tanh": torch.tanh,
-    "ReLU": torch.relu,
-    "GELU": torch.nn.functional.gelu,
-}
+FUNCTIONS = (lambda z: z, torch.sigmoid, torch.tanh, torch.relu, torch.nn.functional.gelu)
+ACTIVATIONS = dict(zip(("identity", "sigmoid", "tanh", "ReLU", "GELU"), FUNCTIONS, strict=True))
 POINTS = np.array([[1.0, 2], [2, 3], [3, 5], [4, 6]])  # of bonus 1
 OTHER_LINE = (1.5, 1.0)  # intercept and slope of a line through the means that is not the least-squares line
 
@@ -45,11 +35,7 @@ def draw_descent() -> Figure:
     for axes, (rate, verdict) in zip(panels.flat, DESCENT_RATES.items(), strict=True):
         theta = (1 - 2 * rate) ** np.arange(4)
         axes.plot(curve, curve**2, "-", color=GREY)
-        arrow = {"arrowstyle": "->", "color": COLORS["vermilion"], "linewidth": 1.8, "shrinkA": 3, "shrinkB": 3}
-        for start, end in zip(theta[:-1], theta[1:], strict=True):
-            if start != end:
-                axes.annotate("", (end, end**2), (start, start**2), arrowprops=arrow)
-        draw_visited(axes, np.stack([theta, theta**2], axis=1), linestyle="", markersize=5)
+        draw_visited(axes, np.stack([theta, theta**2], axis=1))
         axes.text(0, 3.6, " → ".join(f"{value:.4g}".replace("-", "−") for value in theta), ha="center")
         axes.set(title=f"η = {rate:g}: {verdict}", xlim=(-2.1, 2.1), ylim=(-0.3, 4.2), xlabel="θ", ylabel="J(θ) = θ²")
         axes.set(xticks=[-2, -1, 0, 1, 2], yticks=[0, 1, 2, 3])
@@ -58,13 +44,12 @@ def draw_descent() -> Figure:
     return figure
 
 
-def draw_visited(axes: Axes, path: Path, color: str = "vermilion", **style: object) -> None:
-    """Draw the points of a path, a ring at its start and a larger dot at its end."""
-    axes.plot(
-        *path.T, marker="o", color=COLORS[color], **({"linewidth": 1.2, "linestyle": "-", "markersize": 3} | style)
-    )
-    axes.plot(*path[0], "o", color=COLORS[color], markersize=8, markerfacecolor="white", markeredgewidth=2)
-    axes.plot(*path[-1], "o", color=COLORS[color], markersize=8)
+def draw_visited(axes: Axes, path: np.ndarray) -> None:
+    """Draw the points (steps + 1, 2) that an optimizer visits, a ring at the start and a larger dot at the end."""
+    look = {"color": COLORS["vermilion"], "markersize": 8}
+    axes.plot(*path.T, "o-", color=COLORS["vermilion"], linewidth=1.2, markersize=3)
+    axes.plot(*path[0], "o", **look, markerfacecolor="white", markeredgewidth=2)
+    axes.plot(*path[-1], "o", **look)
 
 
 def draw_ravine() -> Figure:

@@ -2,17 +2,7 @@
 
 from functools import partial
 
-from utils.answers.study import (
-    GRID,
-    GUESSING,
-    Study,
-    as_curve,
-    differences,
-    draw_curve,
-    fully_connected,
-    mark_guessing,
-    train,
-)
+from utils.answers.study import GRID, Study, as_curve, differences, draw_curve, fully_connected, mark_guessing, train
 from utils.visualize import PAGE_WIDTH, new_figure
 
 from matplotlib.figure import Figure
@@ -44,15 +34,7 @@ def measure(study: Study) -> dict:
     found = {name: study.search(partial(run, name), rates, SHOWN, **TARGETS) for name, (_, rates) in OPTIMIZERS.items()}
     best = {target: {name: values["best"][target][target] for name, values in found.items()} for target in TARGETS}
     pairs = {target: {name: differences(of["Adam"], of[name]) for name in of} for target, of in best.items()}
-    return {"optimizers": found, "adam_minus": pairs, "failures": count_failures(found["SGD"]["tried"])}
-
-
-def count_failures(tried: dict[str, dict]) -> dict:
-    """Count at each rate the runs that diverge, and those that end no better than guessing."""
-    losses = {rate: values["final_train_loss"]["per_seed"] for rate, values in tried.items()}
-    diverged = {rate: per_seed.count(None) for rate, per_seed in losses.items()}
-    poor = {rate: sum(loss is not None and loss >= GUESSING for loss in losses[rate]) for rate in losses}
-    return {"diverged": diverged, "no_better_than_guessing": poor}
+    return {"optimizers": found, "adam_minus": pairs}
 
 
 def draw(result: dict) -> Figure:

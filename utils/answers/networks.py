@@ -29,7 +29,9 @@ def draw_network(layer_sizes: Sequence[int], layer_names: Sequence[str], title: 
         draw_units(axes, layer, [f"$a_{{{unit}}}^{{[{layer}]}}$" for unit in range(1, size + 1)], layer == last)
         axes.text(x, top + 0.5, f"{name}\n{size} unit{'s' if size > 1 else ''}", ha="center", va="center")
         if layer > 0:
-            draw_edges(axes, layer, layer_sizes[layer - 1], size)
+            for source, start in enumerate(unit_positions(layer - 1, layer_sizes[layer - 1]), start=1):
+                for target, end in enumerate(unit_positions(layer, size), start=1):
+                    axes.plot(*zip(start, end, strict=True), gid=f"edge-{layer}-{source}-{target}", **EDGE)
             shapes = f"$W^{{[{layer}]}}$: {size} × {layer_sizes[layer - 1]}\n$b^{{[{layer}]}}$: {size} × 1"
             axes.text(x - COLUMN_DISTANCE / 2, -top - 0.5, shapes, ha="center", va="center")
     if layer_sizes[-1] == 1:
@@ -58,13 +60,6 @@ def draw_units(axes: Axes, layer: int, labels: Sequence[str], is_last: bool, spr
         look = {"facecolor": color, "edgecolor": "black", "zorder": 2, "gid": f"unit-{layer}-{unit}"}
         axes.add_patch(Circle((x, spread * y), RADIUS, **look))
         axes.text(x, spread * y, label, fontsize=15 if "$" in label else 12, ha="center", va="center", zorder=3)
-
-
-def draw_edges(axes: Axes, layer: int, sources: int, targets: int) -> None:
-    """Draw an edge from each unit of the layer before to each unit of this layer."""
-    for source, (x0, y0) in enumerate(unit_positions(layer - 1, sources), start=1):
-        for target, (x1, y1) in enumerate(unit_positions(layer, targets), start=1):
-            axes.plot([x0, x1], [y0, y1], gid=f"edge-{layer}-{source}-{target}", **EDGE)
 
 
 def draw_numbers_network(weights: list[np.ndarray], biases: list[np.ndarray], x: np.ndarray, bent: str) -> Figure:

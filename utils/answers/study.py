@@ -76,7 +76,8 @@ class Study:
             tried |= {value: self.repeat(run, value) for value in ahead}
             best = {target: best_value(tried, target, better) for target, better in targets.items()}
             ahead = sorted({near for value in best.values() for near in neighbours(value)} - tried.keys())
-        numbers = {f"{v:g}": tried[v] if v in keep else without_curves(tried[v]) for v in sorted(tried)}
+        kept = {v: {name: s for name, s in tried[v].items() if v in keep or "per_seed" in s} for v in sorted(tried)}
+        numbers = {f"{value:g}": result for value, result in kept.items()}
         return {"best": {target: {"value": best[target], **tried[best[target]]} for target in best}, "tried": numbers}
 
 
@@ -94,10 +95,6 @@ def best_value(tried: dict[float, dict], target: str, better: Callable) -> float
 def neighbours(value: float) -> list[float]:
     place = GRID.index(value)
     return GRID[max(0, place - 1) : place + 2]
-
-
-def without_curves(result: dict[str, dict]) -> dict[str, dict]:
-    return {name: summary for name, summary in result.items() if "per_seed" in summary}
 
 
 def summarize(values: list) -> dict:
