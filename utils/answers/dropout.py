@@ -11,7 +11,7 @@ from torch.optim import Adam
 SAME_RATE = 3e-4  # at which all p are compared too, and the search begins
 STRENGTHS = (0, 0.2, 0.5)
 HIDDEN = (128, 128)
-IMAGES, EPOCHS = 5000, 50
+IMAGES, EPOCHS = 5000, 40
 TARGETS = ("lowest_validation_loss", "final_validation_loss")
 
 
