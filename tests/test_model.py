@@ -1,16 +1,18 @@
-"""utils/model.py: logits of the right shape, a first loss that is a guess's, filters that whiten."""
+"""utils/model.py: logits of the right shape, a first loss that is a guess's, mirrored filters, whitening."""
 
 import math
 
+import main
 from utils.data import LabelledImages, normalize
-from utils.model import MLP, MODELS, ConvGroup, ConvNet, MirroredConv2d, build_model
+from utils.files import InputError
+from utils.model import MLP, MODELS, ConvGroup, ConvNet, MirroredConv2d, build_model, check_crops
+from utils.recipe import Recipe
 from utils.synthetic import draw_images
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, unfold
-from utils.errors import InputError
 
 NAMES = tuple(MODELS)
 EXAMPLES = 1000  # as in main.py
@@ -35,13 +37,26 @@ def test_logits_are_one_number_per_image_and_class(images: torch.Tensor, name: s
     assert build_model(name, 7, 1.0, images)(images[:4]).shape == (4, 7)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_network_takes_the_crops_that_it_asks_for(images: torch.Tensor, name: str) -> None:
-    model = build_model(name, 10, 0.5, images)
-    sizes = getattr(model, "crop_sizes", (32,))
-    for size in sizes:
-        assert model(images[:4, :, :size, :size]).shape == (4, 10)
-    assert sizes[-1] == images.shape[-1]
+@pytest.mark.parametrize("recipe", main.RECIPES, ids=lambda recipe: recipe.model)
+def test_a_network_takes_the_crops_of_its_recipe(images: torch.Tensor, recipe: Recipe) -> None:
+    check_crops(build_model(recipe.model, 10, 0.5, images), images, recipe.crop_sizes, 10)
+    assert recipe.crop_sizes[-1] == images.shape[-1]  # the last epochs see what is tested
+
+
+def test_a_crop_that_a_network_cannot_take_is_one_line(images: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"--crop-sizes: the network takes no images of 4 x 4 pixels .*32 32 32"):
+        check_crops(build_model("convnet", 10, 0.1, images), images, (4, 26, 32), 10)
+
+
+def test_a_network_must_return_a_logit_for_each_class(images: torch.Tensor) -> None:
+    with pytest.raises(InputError, match=r"--model: it returns \(2, 3072\) for two images, not logits \(2, 10\)"):
+        check_crops(nn.Flatten(), images, (32, 32, 32), 10)
+
+
+def test_a_lazy_layer_gets_its_shape(images: torch.Tensor) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(10))
+    check_crops(model, images, (32, 32, 32), 10)
+    assert model[2].in_features == 4 * 30 * 30
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -102,10 +117,6 @@ def test_a_network_needs_nothing_but_a_forward(images: torch.Tensor, monkeypatch
     assert build_model("small", 10, 1.0, images)(images[:4]).shape == (4, 10)
 
 
-def test_the_mlp_takes_its_sizes_as_arguments(images: torch.Tensor) -> None:
-    assert MLP(hidden=(20, 10), classes=3)(images[:2]).shape == (2, 3)
-
-
 def test_the_mlp_is_the_architecture_of_the_handout() -> None:
     model = MLP()
     sizes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
@@ -161,15 +172,6 @@ def test_logits_are_those_of_the_mirror_image(images: torch.Tensor, name: str) -
     assert not torch.allclose(model(images.flip(2)), model(images), rtol=0, atol=1e-2)
 
 
-def test_the_large_network_has_a_third_convolution(images: torch.Tensor) -> None:
-    def convolutions(name: str) -> list[int]:
-        groups = build_model(name, 10, 0.1, images).groups
-        return [sum(isinstance(layer, nn.Conv2d) for layer in group.modules()) for group in groups]
-
-    assert convolutions("convnet") == [2, 2, 2]
-    assert convolutions("convnet-large") == [3, 3, 3]
-
-
 def test_a_deep_group_adds_to_its_first_features() -> None:
     features = torch.randn(2, 8, 8, 8)
     group = ConvGroup(4, 6, deep=True)
@@ -222,7 +224,7 @@ def test_the_first_layer_whitens_the_training_patches(images: torch.Tensor) -> N
 
 
 def test_the_first_layer_whitens_real_patches(real_cifar10: LabelledImages) -> None:
-    assert_whitens(normalize(real_cifar10.train_images[:EXAMPLES]))
+    assert_whitens(normalize(real_cifar10.training[0][:EXAMPLES]))
 
 
 def test_whitening_is_frozen(images: torch.Tensor) -> None:

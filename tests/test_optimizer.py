@@ -1,8 +1,9 @@
-"""utils/optimizer.py: filters move equally far in all directions, the rest as in SGD."""
+"""utils/optimizer.py: filters move equally far in all directions, the rest as in SGD; SGD and Adam are PyTorch's."""
 
 from collections.abc import Callable
 
-from utils.optimizer import FILTER_RATE, MOMENTUM, make_optimizer, orthogonalize
+from utils.optimizer import FILTER_RATE, find_filters, make_optimizer, orthogonalize
+from utils.recipe import Recipe
 
 import pytest
 import torch
@@ -14,42 +15,55 @@ def take_a_step(model: nn.Module, optimizer: torch.optim.Optimizer, gradient: Ca
     """Give each trained parameter the gradient `gradient(parameter)`; return by how much a step moves it."""
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
-        group["lr"] = 0.1
         for parameter in group["params"]:
             parameter.grad = gradient(parameter)
     optimizer.step()
     return {name: parameter.detach() - before[name] for name, parameter in model.named_parameters()}
 
 
-def test_only_weights_of_linear_layers_decay() -> None:
+@pytest.mark.parametrize(("name", "decaying"), [("muon", {"head.weight"}), ("sgd", None), ("adam", None)])
+def test_biases_scales_and_muons_filters_do_not_decay(name: str, decaying: set[str] | None) -> None:
     model = make_model()
-    optimizer = make_optimizer(model, 0.5)
-    take_a_step(model, optimizer, torch.zeros_like)  # filters get their length
+    optimizer = make_optimizer(Recipe(optimizer=name, lr=0.1, weight_decay=0.5), model)
+    take_a_step(model, optimizer, torch.zeros_like)  # Muon's filters get their length
     moved = {name for name, step in take_a_step(model, optimizer, torch.zeros_like).items() if step.abs().max() > 1e-6}
-    assert moved == {"head.weight"}
+    weights = {name for name, parameter in model.named_parameters() if parameter.ndim > 1 and parameter.requires_grad}
+    assert moved == (decaying or weights)
+
+
+def test_sgd_and_adam_are_those_of_pytorch() -> None:
+    sgd = make_optimizer(Recipe(optimizer="sgd", lr=0.3, momentum=0.8), make_model())
+    assert type(sgd) is torch.optim.SGD
+    assert (sgd.defaults["lr"], sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (0.3, 0.8, True)
+    adam = make_optimizer(Recipe(optimizer="adam", lr=0.01, momentum=0.8), make_model())
+    assert type(adam) is torch.optim.Adam and adam.defaults["betas"] == (0.8, 0.999)
+    assert not make_optimizer(Recipe(optimizer="sgd", momentum=0), make_model()).defaults["nesterov"]
 
 
 def test_what_is_not_a_filter_moves_as_in_nesterov_sgd() -> None:
-    ours, theirs = make_model("mlp"), make_model("mlp")
-    sgd = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=MOMENTUM, nesterov=True, weight_decay=0.01)
-    sgd.param_groups[0]["params"] = [parameter for parameter in theirs.parameters() if parameter.ndim > 1]
-    optimizer = make_optimizer(ours, 0.01)
+    models = make_model("mlp"), make_model("mlp")
+    optimizers = [
+        make_optimizer(Recipe(optimizer=name, weight_decay=0.01), model)
+        for name, model in zip(("muon", "sgd"), models, strict=True)
+    ]
     for _ in range(3):
-        expected = take_a_step(theirs, sgd, lambda parameter: parameter.detach().sin())
-        steps = take_a_step(ours, optimizer, lambda parameter: parameter.detach().sin())
-        for name in ("layers.0.weight", "layers.5.weight"):
-            torch.testing.assert_close(steps[name], expected[name])
+        ours, theirs = (
+            take_a_step(model, optimizer, lambda parameter: parameter.detach().sin())
+            for model, optimizer in zip(models, optimizers, strict=True)
+        )
+        for name, step in theirs.items():
+            torch.testing.assert_close(ours[name], step)
 
 
 def test_filters_keep_their_length_and_move_all_ways() -> None:
     steps = []
     for factor in (1, 1000):
         model = make_model(width=0.5)
-        optimizer = make_optimizer(model, 0.0)
+        optimizer = make_optimizer(Recipe(optimizer="muon", weight_decay=0), model)
         name, filters = next((name, p) for name, p in model.named_parameters() if p.ndim == 4 and p.requires_grad)
         generator = torch.Generator().manual_seed(0)
-        gradient = (
-            torch.randn(filters.shape, generator=generator) * torch.logspace(0, 1, len(filters))[:, None, None, None]
+        gradient = torch.randn(filters.shape, generator=generator) * torch.logspace(0, 1, len(filters)).view(
+            -1, 1, 1, 1
         )
         take_a_step(model, optimizer, torch.zeros_like)
         assert filters.norm().item() == pytest.approx(len(filters) ** 0.5, rel=1e-5)
@@ -60,6 +74,15 @@ def test_filters_keep_their_length_and_move_all_ways() -> None:
     assert spread.min() > 0.6 and spread.max() < 1.25
     assert (gradient * steps[0]).sum() < 0
     torch.testing.assert_close(*steps)
+
+
+def test_muon_leaves_alone_what_only_looks_like_a_filter() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(6, 6, 3, groups=6))
+    model.register_parameter("scale", nn.Parameter(torch.full((1, 6, 1, 1), 5.0)))
+    assert find_filters(model) == {model[0].weight}
+    steps = take_a_step(model, make_optimizer(Recipe(optimizer="muon", weight_decay=0), model), torch.ones_like)
+    for name in ("scale", "1.weight", "1.bias"):
+        torch.testing.assert_close(steps[name], torch.full_like(steps[name], -0.19))  # 0.1 * (1 + 0.9), as in SGD
 
 
 @pytest.mark.parametrize("shape", [(5, 40), (40, 5), (7, 7), (1, 9)])
@@ -75,17 +98,8 @@ def test_orthogonalizing_keeps_the_directions(shape: tuple[int, int]) -> None:
 
 def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     model = make_model("mlp")
-    optimizer = make_optimizer(model, 0.5)
+    optimizer = make_optimizer(Recipe(optimizer="muon", weight_decay=0.5), model)
     model.layers[0].weight.grad = torch.ones_like(model.layers[0].weight)
     before = model.layers[1].weight.detach().clone()
-    optimizer.param_groups[0]["lr"] = 0.1
     optimizer.step()
     assert torch.equal(model.layers[1].weight, before)
-    assert len(optimizer.all_momentum()) == len(list(model.parameters()))
-
-
-def test_every_parameter_is_trained_whatever_its_shape() -> None:
-    shapes = [(), (2,), (2, 3), (2, 3, 3), (2, 3, 3, 3)]
-    model = nn.ParameterList([torch.zeros(shape) for shape in shapes])
-    steps = take_a_step(model, make_optimizer(model, 0.0), torch.ones_like)
-    assert all(step.isfinite().all() and step.abs().max() > 0 for step in steps.values())

@@ -5,14 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from utils.checkpoint import Progress
-from utils.report import Run, class_accuracies, print_header, print_test, save_metrics, show_figures
+from utils.evaluation import Evaluation
+from utils.recipe import Recipe
+from utils.report import Run, print_header, print_test, save_metrics, show_figures
 
 import pytest
 import torch
 from helpers import read_json
-from utils.training import Evaluation
 
-NAMES = ("cat", "dog", "ship")
+RECIPES = [Recipe(model="mlp", lr=0.2)]
 
 
 @pytest.fixture
@@ -24,23 +25,19 @@ def evaluation() -> Evaluation:
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     facts = {"parameters": 1000, "images": {"training": 20, "training_sample": 2}, "device": "cpu", "threads": 2}
-    return Run(tmp_path, "Synthetic images", NAMES, facts | {"precision": "float32"})
+    return Run(tmp_path, "Synthetic images", ("cat", "dog", "ship"), facts | {"precision": "float32"})
 
 
 @pytest.fixture
 def progress() -> Progress:
     numbers = {"train_loss": 2.0, "train_accuracy": 0.2, "validation_loss": 1.9, "validation_accuracy": 0.3}
-    progress = Progress({"model": "mlp", "lr": 0.1, "dry_run": False}, 3, started=0.0)
+    progress = Progress(replace(RECIPES[0], lr=0.1), "synthetic", 3, started=0.0)
     progress.history = [{"epoch": 1, "learning_rate": 0.1, **numbers, "seconds": 4.0}]
     progress.best_epoch = 1
     return progress
 
 
-def test_accuracy_per_class_is_the_share_of_its_images(evaluation: Evaluation) -> None:
-    assert class_accuracies(evaluation, NAMES) == {"cat": 0.5, "dog": None, "ship": 1.0}
-
-
-def test_a_class_without_images_is_printed_as_such(
+def test_the_test_line_and_a_class_without_images(
     run: Run, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     print_test(run, evaluation, best_epoch=3)
@@ -48,9 +45,6 @@ def test_a_class_without_images_is_printed_as_such(
     assert "75.00%" in lines[0] and "epoch 3" in lines[0] and "4 images" in lines[0]
     assert "confidence 98.67%" in lines[0] and "views" not in lines[0]
     assert [line.split() for line in lines[1:]] == [["cat", "50.00%"], ["dog", "no", "images"], ["ship", "100.00%"]]
-
-
-def test_a_test_with_views_says_so(run: Run, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
     print_test(run, replace(evaluation, views=6), best_epoch=3)
     assert "4 images, 6 views of each, weights" in capsys.readouterr().out
 
@@ -59,7 +53,7 @@ def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress,
     save_metrics(run, progress)
     metrics = read_json(run.folder / "metrics.json")
     assert metrics["test_loss"] is metrics["test_accuracy"] is metrics["class_accuracy"] is None
-    assert metrics["history"] == progress.history and metrics["settings"] == progress.settings
+    assert metrics["history"] == progress.history
     assert metrics["seconds"]["training"] == 4.0 < metrics["seconds"]["total"]
     save_metrics(run, progress, evaluation)
     metrics = read_json(run.folder / "metrics.json")
@@ -67,13 +61,14 @@ def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress,
     assert metrics["test_confidence"] == pytest.approx(0.9867, abs=1e-4)
 
 
-@pytest.mark.parametrize("epochs", [range(1, 3), []])
-def test_the_header_has_a_table_head_only_before_a_table(
+@pytest.mark.parametrize("epochs", [range(2, 4), []])
+def test_the_header_names_what_differs_from_the_recipe(
     run: Run, progress: Progress, capsys: pytest.CaptureFixture[str], epochs: range | list
 ) -> None:
-    print_header(run, progress, epochs)
+    print_header(run, progress, RECIPES, epochs)
     printed = capsys.readouterr().out
-    assert "20 training, 2 training sample" in printed and "model mlp, lr 0.1\n" in printed and "threads: 2" in printed
+    assert "20 training, 2 training sample" in printed and "threads: 2" in printed
+    assert "recipe mlp, --lr 0.1\n" in printed and "(an earlier run, after epoch 1)" in printed
     assert ("validation loss" in printed) == bool(epochs)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import ssl
 import tarfile
 import time
@@ -113,7 +114,7 @@ def read_archive(data_dir: Path) -> dict[str, bytes]:
                 contents = unpack(path.read_bytes())
                 problems = find_problems(contents.__getitem__)
             except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-                problems = str(error)
+                problems = str(error).partition("\n")[0]
             if not problems:
                 return contents
             damaged = f"--data-dir: {path} is damaged ({problems}): delete it"
@@ -136,7 +137,7 @@ def download_archive(data_dir: Path) -> dict[str, bytes]:
         try:
             return unpack(download(url))
         except (OSError, HTTPException, ValueError) as error:  # ValueError: redirected to no valid address
-            hosts_by_reason.setdefault(explain(error), []).append(urlsplit(url).netloc)
+            hosts_by_reason.setdefault(explain(error, url), []).append(urlsplit(url).netloc)
     reasons = "; ".join(f"{', '.join(hosts)}: {reason}" for reason, hosts in hosts_by_reason.items())
     similar = ", ".join(path.name for path in sorted(data_dir.glob("cifar-10-python*.tar*")))
     raise DownloadError(
@@ -175,7 +176,7 @@ def trusted_certificates() -> ssl.SSLContext:
     return context
 
 
-def explain(error: Exception) -> str:
+def explain(error: Exception, url: str) -> str:
     """Return why a download failed: of a certificate what to do, of a proxy its host alone, never its password."""
     reason = getattr(error, "reason", error)  # what urllib wraps
     if isinstance(reason, ssl.SSLCertVerificationError):
@@ -188,5 +189,6 @@ def explain(error: Exception) -> str:
     else:  # the text of a wrong address may hold a password
         is_address = isinstance(reason, ValueError | InvalidURL | str)
         text = "no valid address" if is_address else getattr(reason, "strerror", None) or str(reason)
-    proxy = urllib.request.getproxies().get("https", "").rpartition("//")[2].rpartition("@")[2]
-    return f"{text}, by the proxy {proxy}" if proxy else text
+    address = urllib.request.getproxies().get("https", "").rpartition("//")[2].rpartition("@")[2]
+    proxy = re.match(r"\[[^]]*\]|[^:/?#]*", address).group()  # no port: it may be a password that lacks its "@"
+    return f"{text}, by the proxy {proxy}" if proxy and not urllib.request.proxy_bypass(urlsplit(url).netloc) else text

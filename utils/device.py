@@ -36,11 +36,11 @@ def choose_device(
     Each is tried with a training step on images (N, 3, H, W) with labels (N,), as the run will do it.
     Raises InputError if there is no such device.
     """
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name != "auto" and not present[name]:
+    present = present_devices()
+    if name not in ("auto", *present):
         raise InputError(f"--device: this machine has no {name}: use --device cpu or auto")
     step = partial(try_step, model, make_optimizer, images[:TRIAL_IMAGES], labels[:TRIAL_IMAGES])
-    for candidate in [device for device in present if present[device]] if name == "auto" else [name]:
+    for candidate in present if name == "auto" else [name]:
         device = torch.device(candidate)
         chosen = choose_precision(precision, device)
         problem = "" if candidate == "cpu" else find_problem(device, chosen, step)
@@ -50,6 +50,12 @@ def choose_device(
         if not problem or name == candidate:
             return device, chosen
     raise AssertionError("the CPU is always there")
+
+
+def present_devices() -> list[str]:
+    """Return the devices that say they are there, the fastest first."""
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    return [name for name, is_present in present.items() if is_present]
 
 
 def find_problem(device: torch.device, precision: str, step: Callable[..., tuple[list[float], Gradients]]) -> str:

@@ -103,6 +103,8 @@ def parse_options(
     Raises InputError for a wrong option.
     """
     by_name = {recipe.model: recipe for recipe in recipes}
+    if len(by_name) < len(recipes):
+        raise InputError(f"RECIPES in main.py: two recipes name one model, of {', '.join(by_name)}")
     parser = OneLineParser(description)
     add_recipe_options(parser, by_name)
     add = parser.add_argument
