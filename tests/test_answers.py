@@ -3,15 +3,16 @@
 import ast
 import json
 import re
-import traceback
+from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from helpers import PROJECT
 
+PROJECT = Path(__file__).resolve().parent.parent
 PAGE = (PROJECT / "answers.md").read_text(encoding="utf-8")
-LONGEST_BLOCK = 15  # lines, blank ones not counted
-MOST_WORDS = 6500
+LONGEST_BLOCK = 22  # lines, blank ones not counted
+MOST_WORDS = 7500
 
 # The handout's questions, word for word. Markdown marks and white space do not count.
 QUESTIONS = [
@@ -82,50 +83,29 @@ def run_block(block: Block) -> None:
     exec(compile(lines_above + block.code, "answers.md", "exec"), {"__name__": "answers"})
 
 
-def describe_failure(block: Block, error: Exception) -> str:
-    """Name the question, and the line of answers.md where the error arose."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "answers.md"]
-    line = lines[-1] if lines else block.line
-    source = PAGE.splitlines()[line - 1].strip()
-    return f"question {block.question}, answers.md line {line}: {type(error).__name__} {error} in: {source}"
-
-
-@pytest.fixture(autouse=True)
-def project_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Question 9 counts with the project's own modules."""
-    monkeypatch.syspath_prepend(str(PROJECT))
-
-
 @every_block
 def test_block_runs_and_prints_nothing(block: Block, capsys: pytest.CaptureFixture) -> None:
-    try:
-        run_block(block)
-    except Exception as error:
-        pytest.fail(describe_failure(block, error), pytrace=False)
+    run_block(block)
     assert capsys.readouterr() == ("", "")
 
 
 @every_block
 def test_block_is_short_and_ends_in_an_assert(block: Block) -> None:
-    tree = ast.parse(block.code)
-    last = tree.body[-1]
+    last = ast.parse(block.code).body[-1]
     while isinstance(last, ast.For):
         last = last.body[-1]
-    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
-    imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    allowed = {"numpy", "torch", "main", "utils"} if block.question == 9 else {"numpy", "torch"}
     assert isinstance(last, ast.Assert)
-    assert {name.split(".")[0] for name in imported} <= allowed
     assert len([line for line in block.code.splitlines() if line.strip()]) <= LONGEST_BLOCK
 
 
 SABOTAGES = [
-    (3, "delta2 = y_hat - y", "delta2 = y_hat + y"),  # a sign
+    (3, "@ a1 + b2 - y", "@ a1 + b2 + y"),  # a sign
     (11, "(1 - beta2) * g**2", "(1 - beta2) * g"),  # a square
     (13, "W2.T @ d2 * a1", "W2 @ d2 * a1"),  # a transpose, where the shapes still fit
-    (3, "** 2) @ W.T", "** 2) @ W"),  # the same, in the product of Jacobians
+    (3, "** 2) @ W.T", "** 2) @ W"),  # the same, in the product of slopes and weights
     (6, "new_truth - new_fit", "new_truth + new_fit"),
-    (11, "0.99 * v + 0.01 * g**2", "0.99 * v + 0.01 * abs(g)"),
+    (8, "w * r / (1 - p)", "w * r"),  # the factor of the backward pass
+    (12, "-4 * np.log(", "-3 * np.log("),
 ]
 
 
@@ -144,16 +124,6 @@ def test_a_wrong_formula_fails(question: int, right: str, wrong: str) -> None:
             run_block(block)
 
 
-def test_a_failure_names_the_question_and_the_line() -> None:
-    block = sabotaged(*SABOTAGES[0])[0]
-    with pytest.raises(AssertionError) as failure:
-        run_block(block)
-    line = int(
-        re.match(r"question 3, answers.md line (\d+): AssertionError", describe_failure(block, failure.value))[1]
-    )
-    assert PAGE.splitlines()[line - 1].startswith("assert by_hand")
-
-
 TEXT = re.sub(r"^```.*?^```$", "", PAGE, flags=re.MULTILINE | re.DOTALL)  # the page without its code
 ANSWERS = re.split(r"^## \d+\. ", TEXT, flags=re.MULTILINE)[1:]
 PARAGRAPHS = re.sub(r"^> ?", "", TEXT, flags=re.MULTILINE).split("\n\n")
@@ -165,9 +135,10 @@ def plain_words(text: str) -> str:
     return re.sub(r"\s+", "", re.sub(r"[*$]", "", text))
 
 
-def test_the_page_has_at_most_6500_words() -> None:
-    """A word is one outside code, formulas, the handout's questions and the descriptions of pictures."""
-    read = re.sub(r"^>.*|<!--.*?-->|!\[.*?\]\(.*?\)", "", TEXT, flags=re.MULTILINE)
+def test_the_page_is_not_too_long() -> None:
+    """A word is one outside code, formulas, tables, folded parts, the handout's questions and pictures."""
+    read = re.sub(r"<details>.*?</details>", "", TEXT, flags=re.DOTALL)
+    read = re.sub(r"^>.*|^\|.*|<!--.*?-->|!\[.*?\]\(.*?\)", "", read, flags=re.MULTILINE)
     read = re.sub(r"\$\$.*?\$\$|\$.*?\$", "", read, flags=re.DOTALL)
     assert len([word for word in read.split() if re.search(r"\w", word)]) <= MOST_WORDS
 
@@ -181,13 +152,22 @@ def test_headings_are_numbered_from_1_to_13() -> None:
     assert re.findall(r"^## (\d+)\. \w", TEXT, re.MULTILINE) == [str(number) for number in range(1, 14)]
 
 
-@pytest.mark.parametrize("label", ["In short", "Check", "Read on"])
-def test_every_answer_has_each_part_once(label: str) -> None:
-    assert [answer.count(f"**{label}.**") for answer in ANSWERS] == [1] * len(QUESTIONS)
+@pytest.mark.parametrize("part", ["**In short.**", "<summary>Check: ", "**Read on.**"])
+def test_every_answer_has_each_part_once(part: str) -> None:
+    assert [answer.count(part) for answer in ANSWERS] == [1] * len(QUESTIONS)
 
 
-def test_every_answer_has_a_block() -> None:
-    assert {block.question for block in BLOCKS} == set(range(1, 14))
+def test_every_answer_opens_in_plain_words() -> None:
+    """Between the handout's question, with its picture, and the short answer: no formula, no bold term."""
+    for answer in ANSWERS:
+        opening = re.sub(r"^>.*|!\[.*", "", answer.partition("**In short.**")[0], flags=re.MULTILINE)
+        sentences = re.findall(r"[.?!](?=\s)", opening.partition("\n")[2])
+        assert 2 <= len(sentences) <= 6 and not re.search(r"[$*`]", opening.partition("\n")[2]), answer[:40]
+
+
+def test_folded_parts_render() -> None:
+    """GitHub reads Markdown inside a folded part only after a blank line."""
+    assert TEXT.count("<details>") == TEXT.count("</details>") == TEXT.count("</summary>\n\n") > len(QUESTIONS)
 
 
 def test_every_picture_exists_and_is_described() -> None:
@@ -196,18 +176,6 @@ def test_every_picture_exists_and_is_described() -> None:
     for description, path in pictures:
         assert (PROJECT / path).is_file(), path
         assert len(description.split()) >= 5, path
-
-
-@pytest.mark.parametrize(
-    ("name", "sizes"),
-    [("network-4-6-4-3", (4, 6, 4, 3)), ("network-two-hidden", (3, 4, 4, 1)), ("network-3-4-1", (3, 4, 1))],
-)
-def test_diagram_shows_every_unit_and_edge(name: str, sizes: tuple[int, ...]) -> None:
-    drawing = (PROJECT / "figures" / f"{name}.svg").read_text(encoding="utf-8")
-    assert f"figures/{name}.svg" in TEXT
-    assert len(set(re.findall(r'id="(unit-\d+-\d+)"', drawing))) == sum(sizes)
-    edges = sum(before * after for before, after in zip(sizes, sizes[1:], strict=False))
-    assert len(set(re.findall(r'id="(edge-\d+-\d+-\d+)"', drawing))) == edges
 
 
 def github_anchor(heading: str) -> str:
@@ -260,12 +228,17 @@ def test_formulas_survive_markdown() -> None:
 
 # A measured number, perhaps with its deviation and as a percentage, and behind it in a comment, which GitHub does not
 # show, where it stands in experiments.json: 88.2 ± 0.3 %<!-- experiment/key/key -->
-MEASURED = re.compile(r"(-?[\d,]*\d(?:\.\d+)?)(?: ± ([\d,]*\d(?:\.\d+)?))?( %)?<!-- ([^>]+) -->")
+MEASURED = re.compile(r"([-−]?[\d,]*\d(?:\.\d+)?)(?: ± ([\d,]*\d(?:\.\d+)?))?( %)?<!-- ([^>]+) -->")
 MEASURED_PARAGRAPHS = [paragraph for paragraph in PARAGRAPHS if paragraph.startswith("**Measured.**")]
 
 
+@cache
+def record() -> dict:
+    return json.loads((PROJECT / "figures" / "experiments.json").read_text(encoding="utf-8"))
+
+
 def look_up(path: str) -> dict | float:
-    value = json.loads((PROJECT / "figures" / "experiments.json").read_text(encoding="utf-8"))["experiments"]
+    value = record()
     for key in path.split("/"):
         value = value[int(key)] if isinstance(value, list) else value[key]
     return value
@@ -279,22 +252,25 @@ def test_a_quoted_measurement_is_the_recorded_one(quote: re.Match) -> None:
     for text, number in ((shown, mean), (deviation, std)):
         if text is not None:
             decimals = len(text.partition(".")[2])
-            assert text == f"{(100 if percent else 1) * number:,.{decimals}f}"
+            assert text.replace("−", "-") == f"{(100 if percent else 1) * number:,.{decimals}f}"
 
 
 @pytest.mark.parametrize("paragraph", MEASURED_PARAGRAPHS)
-def test_no_number_in_a_measured_paragraph_goes_unchecked(paragraph: str) -> None:
-    prose = re.sub(r"`[^`]*`|\$[^$]*\$", "", MEASURED.sub("", paragraph))  # settings stand in code style
+def test_a_measured_paragraph_has_at_most_four_numbers_all_of_them_recorded(paragraph: str) -> None:
+    settings_and_links = r"`[^`]*`|\$[^$]*\$|\[question \d+\]\(.*?\)"
+    prose = re.sub(settings_and_links, "", MEASURED.sub("", paragraph))
     assert re.findall(r"\d+", prose) == []
+    assert len(MEASURED.findall(paragraph)) <= 4
 
 
 @pytest.mark.parametrize("question", [1, 4, 6, 7, 8, 10, 11])
 def test_an_answer_that_can_rest_on_a_measurement_does(question: int) -> None:
-    answer = re.split(r"^## \d+\. ", PAGE, flags=re.MULTILINE)[question]
-    assert "**Measured.**" in answer and "](figures/experiment-" in answer
+    assert "**Measured.**" in ANSWERS[question - 1]
 
 
-def test_experiments_json_tells_how_it_was_measured() -> None:
-    record = json.loads((PROJECT / "figures" / "experiments.json").read_text(encoding="utf-8"))
-    assert record["dataset"] == "cifar10" and len(record["seeds"]) >= 3
-    assert {"torch", "numpy"} <= record["versions"].keys() and record["hardware"]["cpu"]
+def test_the_record_is_small_and_tells_how_it_was_measured() -> None:
+    assert (PROJECT / "figures" / "experiments.json").stat().st_size <= 300_000
+    for measurement in record().values():
+        made_with = measurement["measured_with"]
+        assert made_with["dataset"] == "cifar10" and made_with["hardware"]["cpu"]
+        assert {"torch", "numpy"} <= made_with["versions"].keys()
