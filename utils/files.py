@@ -163,7 +163,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str]) -> int:
         code, message = 1, f"error: out of memory, try a smaller --batch-size ({error})"
     except KeyboardInterrupt as stop:
         code = 143 if isinstance(stop, Terminated) else 130
-        message = f"stopped: {str(stop) or 'nothing was trained'}"
+        message = f"stopped: {stop}" if str(stop) else "stopped"
     finally:
         if earlier is not None:  # in a notebook, the process goes on
             signal.signal(signal.SIGTERM, earlier)

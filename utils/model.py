@@ -102,19 +102,10 @@ class Residual(nn.Sequential):
 class MLP(nn.Module):
     """The assignment's base architecture: six linear layers with ReLU between them, on the flattened image."""
 
-    def __init__(
-        self,
-        hidden: tuple[int, ...] = MLP_HIDDEN,
-        classes: int = 10,
-        width: float = 1.0,
-        activation: Callable[[torch.Tensor], torch.Tensor] = torch.relu,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, classes: int = 10, width: float = 1.0) -> None:
         super().__init__()
-        sizes = (3 * 32 * 32, *scaled(hidden, width), classes)
+        sizes = (3 * SIZE * SIZE, *scaled(MLP_HIDDEN, width), classes)
         self.layers = nn.ModuleList(nn.Linear(n_in, n_out) for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True))
-        self.activation = activation
-        self.dropout = nn.Dropout(dropout)
         for layer in self.layers[:-1]:
             # Keeps activations and gradients of the same size from layer to layer under ReLU (He et al. 2015).
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
@@ -123,7 +114,7 @@ class MLP(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         activations = images.flatten(1)  # (B, 3072)
         for layer in self.layers[:-1]:
-            activations = self.dropout(self.activation(layer(activations)))
+            activations = layer(activations).relu()
         return self.layers[-1](activations)  # no activation: cross-entropy wants logits
 
 
