@@ -76,23 +76,32 @@ def one_other_gradient(step: Step) -> Step:
 
 
 def right(step: Step) -> Step:
-    """As exact as bfloat16: another of two nearly equal features is the larger one."""
-    noise = {name: nn.functional.normalize(torch.randn_like(gradient), dim=None) for name, gradient in step[1].items()}
-    return [1.003 * loss for loss in step[0]], {
-        name: gradient + 0.3 * gradient.norm() * noise[name] for name, gradient in step[1].items()
-    }
+    """As exact as bfloat16: another of two nearly equal features is the larger one, faint gradients are noise."""
+    longest = max(gradient.norm() for gradient in step[1].values())
+
+    def disturb(gradient: torch.Tensor) -> torch.Tensor:
+        noise = nn.functional.normalize(torch.randn_like(gradient), dim=None)
+        return gradient + noise * max(0.3 * gradient.norm(), 0.02 * longest)
+
+    return [1.003 * loss for loss in step[0]], {name: disturb(gradient) for name, gradient in step[1].items()}
 
 
-def stand_in(monkeypatch: pytest.MonkeyPatch, **cards: Callable[[Step], Step]) -> None:
-    """Let this machine say that it has these devices; each changes by its function what the CPU computes."""
+def stand_in(monkeypatch: pytest.MonkeyPatch, **cards: Callable[[Step], Step]) -> list[tuple[str, str]]:
+    """Let this machine say that it has these devices; each changes by its function what the CPU computes.
+
+    Returns a list, in which the devices and precisions that are tried will stand.
+    """
+    tried = []
 
     def try_step(*arguments: object) -> Step:
         *batch, where, precision = arguments
+        tried.append((where.type, precision))
         step = GENUINE(*batch, CPU, "float32")
         return step if where == CPU else cards[where.type](step)
 
     monkeypatch.setattr(device, "present_devices", lambda: [*cards, "cpu"])
     monkeypatch.setattr(device, "try_step", try_step)
+    return tried
 
 
 def test_a_card_that_computes_right_is_taken(
@@ -101,6 +110,13 @@ def test_a_card_that_computes_right_is_taken(
     stand_in(monkeypatch, cuda=right)
     assert choose("auto") == choose("cuda") == choose("auto", make_model("mlp")) == CUDA
     assert capsys.readouterr().err == ""
+
+
+def test_a_card_is_tried_in_the_precision_of_the_run(monkeypatch: pytest.MonkeyPatch, dataset: ImageDataset) -> None:
+    tried = stand_in(monkeypatch, cuda=right)
+    batch, make = dataset.__getitems__(range(32)), partial(make_optimizer, RECIPE)
+    assert choose_device("auto", "bfloat16", make_model(width=0.2), make, *batch) == (CUDA, "bfloat16")
+    assert sorted(tried) == [("cpu", "float32"), ("cuda", "bfloat16")]
 
 
 WRONG = {
@@ -155,13 +171,17 @@ def test_the_trial_is_a_step_of_the_run_and_changes_no_weights(dataset: ImageDat
 
 
 @pytest.mark.parametrize("name", ["cuda", "mps"])
-def test_an_accelerator_learns_as_the_cpu_does(name: str, dataset: ImageDataset) -> None:
+def test_an_accelerator_is_taken_and_learns_as_the_cpu_does(
+    name: str, dataset: ImageDataset, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the precision that `auto` takes there."""
     if name not in ACCELERATORS:
         pytest.skip(f"this machine has no {name}")
+    batch, make = dataset.__getitems__(range(32)), partial(make_optimizer, RECIPE)
+    chosen = choose_device(name, "auto", make_model(width=0.2), make, *batch)
+    assert capsys.readouterr().err == ""
     losses = []
-    for where in (CPU, torch.device(name)):
-        precision = choose_precision("float32" if where == CPU else "auto", where)
+    for where, precision in ((CPU, "float32"), chosen):
         model, images = to_device(make_model(width=0.2), where), dataset.to(where)
         plan, optimizer = plan_epoch(RECIPE, 1, torch.rand(64)), make_optimizer(RECIPE, model, precision)
         trained = train_one_epoch(model, training_batches(images, plan), optimizer, plan, precision=precision)
@@ -231,6 +251,11 @@ def test_a_quota_that_cannot_be_read_is_none(tmp_path: Path, content: str | None
     if content is not None:
         (tmp_path / "cpu.max").write_text(content, encoding="utf-8")
     assert list(cpu_quotas(tmp_path)) == expected
+
+
+def test_a_quota_that_may_not_be_read_is_none(tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").mkdir()  # root may read any file
+    assert list(cpu_quotas(tmp_path)) == []
 
 
 @pytest.mark.parametrize(

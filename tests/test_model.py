@@ -46,6 +46,8 @@ def test_a_network_takes_the_crops_of_its_recipe(images: torch.Tensor, recipe: R
 def test_a_crop_that_a_network_cannot_take_is_one_line(images: torch.Tensor) -> None:
     with pytest.raises(InputError, match=r"--crop-sizes: the network takes no images of 4 x 4 pixels .*32 32 32"):
         check_crops(build_model("convnet", 10, 0.1, images), images, (4, 26, 32), 10)
+    with pytest.raises(RuntimeError):  # a fault of the network itself
+        check_crops(nn.Linear(5, 10), images, (32, 32, 32), 10)
 
 
 def test_a_network_must_return_a_logit_for_each_class(images: torch.Tensor) -> None:
@@ -53,10 +55,19 @@ def test_a_network_must_return_a_logit_for_each_class(images: torch.Tensor) -> N
         check_crops(nn.Flatten(), images, (32, 32, 32), 10)
 
 
-def test_a_lazy_layer_gets_its_shape(images: torch.Tensor) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(10))
-    check_crops(model, images, (32, 32, 32), 10)
-    assert model[2].in_features == 4 * 30 * 30
+class Small(nn.Sequential):
+    def __init__(self, classes: int, width: float) -> None:
+        super().__init__(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.LazyLinear(classes))
+
+
+def test_a_network_of_ones_own_needs_nothing_else(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lazy layer gets its shape by whole images; nothing else changes before the training."""
+    monkeypatch.setitem(MODELS, "small", Small)
+    model = build_model("small", 10, 1.0, images)
+    with pytest.raises(InputError, match="no images of 26 x 26"):
+        check_crops(model, images, (18, 26, 32), 10)
+    assert model[3].in_features == 2 * 30 * 30
+    assert model[1].running_mean.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -106,15 +117,6 @@ def test_width_scales_a_network_and_nothing_else(images: torch.Tensor, name: str
 def test_a_name_that_is_not_in_the_table_is_an_error(images: torch.Tensor) -> None:
     with pytest.raises(InputError, match="--model: there is no resnet among convnet, convnet-large, mlp"):
         build_model("resnet", 10, 1.0, images)
-
-
-def test_a_network_needs_nothing_but_a_forward(images: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Small(nn.Sequential):
-        def __init__(self, classes: int, width: float) -> None:
-            super().__init__(nn.Flatten(), nn.Linear(3072, classes))
-
-    monkeypatch.setitem(MODELS, "small", Small)
-    assert build_model("small", 10, 1.0, images)(images[:4]).shape == (4, 10)
 
 
 def test_the_mlp_is_the_architecture_of_the_handout() -> None:
@@ -172,9 +174,9 @@ def test_logits_are_those_of_the_mirror_image(images: torch.Tensor, name: str) -
     assert not torch.allclose(model(images.flip(2)), model(images), rtol=0, atol=1e-2)
 
 
-def test_a_deep_group_adds_to_its_first_features() -> None:
-    features = torch.randn(2, 8, 8, 8)
-    group = ConvGroup(4, 6, deep=True)
+def test_a_group_of_the_large_network_adds_to_its_first_features(images: torch.Tensor) -> None:
+    features = torch.randn(2, 16, 8, 8)
+    group = build_model("convnet-large", 10, 0.1, images).groups[0]
     *_, last = (layer for layer in group.modules() if isinstance(layer, nn.BatchNorm2d))
     passed_on = group(features)
     nn.init.zeros_(last.weight)  # what the second and third convolution add

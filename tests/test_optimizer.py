@@ -96,6 +96,16 @@ def test_orthogonalizing_keeps_the_directions(shape: tuple[int, int]) -> None:
     assert (orthogonalize(torch.zeros(shape)) == 0).all()
 
 
+def test_muon_computes_its_products_in_the_precision_of_the_run() -> None:
+    steps = []
+    for precision in ("float32", "bfloat16"):
+        model = make_model()
+        optimizer = make_optimizer(Recipe(optimizer="muon"), model, precision)
+        steps.append(take_a_step(model, optimizer, lambda parameter: parameter.detach().sin())["groups.0.0.weight"])
+    assert not torch.equal(*steps)
+    torch.testing.assert_close(*steps, rtol=0, atol=0.05 * steps[0].abs().max().item())
+
+
 def test_a_parameter_without_a_gradient_stays_as_it_is() -> None:
     model = make_model("mlp")
     optimizer = make_optimizer(Recipe(optimizer="muon", weight_decay=0.5), model)

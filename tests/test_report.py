@@ -54,7 +54,7 @@ def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress,
     metrics = read_json(run.folder / "metrics.json")
     assert metrics["test_loss"] is metrics["test_accuracy"] is metrics["class_accuracy"] is None
     assert metrics["history"] == progress.history
-    assert metrics["seconds"]["training"] == 4.0 < metrics["seconds"]["total"]
+    assert metrics["seconds"]["training"] == 4.0 and metrics["seconds"]["total"] > 0
     save_metrics(run, progress, evaluation)
     metrics = read_json(run.folder / "metrics.json")
     assert (metrics["test_accuracy"], metrics["test_views"]) == (0.75, 1)

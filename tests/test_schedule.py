@@ -50,8 +50,8 @@ def test_by_default_all_images_are_shown_whole() -> None:
 
 @pytest.mark.parametrize(("count", "batch_size", "steps"), [(50, 16, 4), (48, 16, 3), (5, 16, 1)])
 def test_there_is_a_learning_rate_for_each_step(count: int, batch_size: int, steps: int) -> None:
-    plan = plan_epoch(Recipe(batch_size=batch_size), 1, torch.rand(count))
-    assert len(plan.learning_rates) == steps and plan.batch_size == batch_size
+    plan = plan_epoch(Recipe(batch_size=batch_size, padding=3), 1, torch.rand(count))
+    assert len(plan.learning_rates) == steps and (plan.batch_size, plan.padding) == (batch_size, 3)
 
 
 def test_a_plan_follows_from_seed_and_epoch_alone() -> None:

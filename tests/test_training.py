@@ -90,11 +90,14 @@ def test_a_loss_that_is_no_number_stops_the_training() -> None:
 
 
 def test_bfloat16_keeps_weights_and_losses_in_float32() -> None:
-    model, dataset = make_model("mlp"), make_dataset(20)
-    optimizer = make_optimizer(MUON, model, "bfloat16")
-    losses = train_one_epoch(model, batches(dataset, 20), optimizer, make_plan([0.01]), precision="bfloat16")
-    assert losses.dtype == torch.float32 and losses.isfinite().all()
-    assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        model = make_model("mlp")
+        optimizer, shown = make_optimizer(MUON, model, precision), batches(make_dataset(20), 20)
+        losses.append(train_one_epoch(model, shown, optimizer, make_plan([0.01]), precision=precision))
+        assert all(parameter.dtype == torch.float32 for parameter in model.parameters())
+    assert losses[1].dtype == torch.float32 and not torch.equal(*losses)
+    torch.testing.assert_close(*losses, rtol=0.1, atol=0.1)
 
 
 def test_the_seed_decides_the_weights_and_an_evaluation_does_not() -> None:
