@@ -39,6 +39,7 @@ from matplotlib.image import imread
 from torch import nn
 
 GO_ON = "stopped: go on after the last finished epoch with the same options and --resume\n"
+START_AGAIN = "stopped: no epoch was finished, so start again\n"
 UNIX = pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 
 
@@ -186,8 +187,7 @@ def test_a_killed_run_ends_as_if_never_killed(tmp_path: Path) -> None:
             if line.startswith("    2 "):  # two epochs are finished
                 process.kill()
     finally:
-        process.kill()
-        process.communicate(timeout=MINUTE)
+        assert end_of(process).code == -signal.SIGKILL  # not ended before
     resumed = run_script(tmp_path / "killed", *options, "--resume")
     assert resumed.code == 0 and names_in(tmp_path / "killed") == {"synthetic-mlp-1"}
     assert results(resumed.folder) == results(unbroken.folder)
@@ -197,13 +197,13 @@ def test_a_killed_run_ends_as_if_never_killed(tmp_path: Path) -> None:
 def test_a_run_cut_off_between_two_files_goes_on(
     quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    unbroken = run_script(tmp_path / "unbroken", *TINY, "--epochs", "3")
-    genuine, written = os.replace, []
+    """In its last epoch: no later one can write again what is missing."""
+    unbroken = run_script(tmp_path / "unbroken", *TINY, "--epochs", "1")
+    genuine = os.replace
 
     def cut_off(source: Path, target: Path) -> None:
         genuine(source, target)
-        written.append(target.name)
-        if written.count(name) == 2:
+        if target.name == name:
             raise KeyboardInterrupt
 
     def cut_off_curves(*arguments: object) -> None:
@@ -213,9 +213,10 @@ def test_a_run_cut_off_between_two_files_goes_on(
         patch.setattr(os, "replace", cut_off)
         if name == "curves.png":
             patch.setattr(main, "plot_curves", cut_off_curves)
-        stopped = run_script(tmp_path / "cut", *TINY, "--epochs", "3")
-    assert stopped.code == 130 and stopped.err == GO_ON
-    resumed = run_script(tmp_path / "cut", *TINY, "--epochs", "3", "--resume")
+        stopped = run_script(tmp_path / "cut", *TINY, "--epochs", "1")
+    assert (stopped.code, stopped.err) == (130, START_AGAIN if name == "best.pt" else GO_ON)
+    goes_on = [] if name == "best.pt" else ["--resume"]
+    resumed = run_script(tmp_path / "cut", *TINY, "--epochs", "1", *goes_on)
     assert resumed.code == 0 and results(resumed.folder) == results(unbroken.folder)
 
 
@@ -232,7 +233,7 @@ def test_a_stopped_run_says_in_one_line_how_to_go_on(tmp_path: Path, number: int
         outcome = end_of(process)
     assert outcome.code == code
     if begins == "epoch ":
-        assert outcome.err == "stopped: no epoch was finished, so start again\n" and names_in(tmp_path) == set()
+        assert outcome.err == START_AGAIN and names_in(tmp_path) == set()
     else:
         assert outcome.err == GO_ON
 
@@ -277,6 +278,21 @@ def test_a_folder_that_is_removed_is_made_again(quick: None, tmp_path: Path, mon
     monkeypatch.setattr(main, "print_epoch", remove_folder)
     outcome = run_script(tmp_path, *TINY, "--epochs", "2")
     assert outcome.code == 0 and len(outcome.last["history"]) == 2
+
+
+@UNIX
+def test_a_full_disk_costs_the_run_and_is_one_line(quick: None, tmp_path: Path) -> None:
+    """Nothing half written stays."""
+    import resource
+
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, unlimited[1]))  # between best.pt and last.pt
+        outcome = run_script(tmp_path, *TINY, "--epochs", "2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+    assert (outcome.code, names_in(outcome.folder)) == (1, {"best.pt"})
+    assert outcome.err == f"error: cannot write {outcome.folder / 'last.pt'} (File too large)\n"
 
 
 @pytest.fixture
@@ -339,7 +355,7 @@ def test_after_any_ending_the_interpreter_runs_again(
 def test_a_run_where_almost_nothing_is_there(tmp_path: Path) -> None:
     """No standard streams, no home folder, a backend of matplotlib that is not installed, another current folder."""
     command = [sys.executable, PROJECT / "main.py", *TINY, "--dry-run", "--out-dir", tmp_path / "out"]
-    environment = {"MPLBACKEND": "module://no_such_backend", "MPLCONFIGDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    environment = {"MPLBACKEND": "no_such_backend", "MPLCONFIGDIR": str(tmp_path), "PATH": os.environ["PATH"]}
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *map(str, command)]
     subprocess.run(closed, cwd=tmp_path, env=environment, check=True, timeout=MINUTE)
     assert names_in(tmp_path / "out" / "dry-run") == FILES
@@ -354,17 +370,6 @@ def test_output_that_nobody_takes_ends_the_run_in_one_line(tmp_path: Path) -> No
 
 
 def test_one_epoch_on_the_real_images(real_data_dir: Path, tmp_path: Path) -> None:
-    options = (
-        "--dataset",
-        "cifar10",
-        "--data-dir",
-        real_data_dir,
-        "--width",
-        "0.25",
-        "--epochs",
-        "1",
-        "--device",
-        "cpu",
-    )
-    outcome = run_script(tmp_path, *options)
+    options = ("--dataset", "cifar10", "--data-dir", real_data_dir, "--width", "0.25", "--device", "cpu")
+    outcome = run_script(tmp_path, *options, "--epochs", "1")
     assert outcome.code == 0 and read_json(outcome.folder / "metrics.json")["test_accuracy"] > 0.5

@@ -2,8 +2,10 @@
 
 import re
 import shlex
+from pathlib import Path
 
-from main import HERE, RECIPES
+import main
+from utils import model
 from utils.recipe import parse_options
 
 import pytest
@@ -17,11 +19,11 @@ TRICKS = re.findall(r"`(--[^`]+)` \|", README.partition("## What each trick brin
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--help" not in command])
 def test_each_command_has_options_that_exist(command: str) -> None:
     words = shlex.split(command.replace("--model small", "--model mlp"))[2:]  # the reader's own network
-    parse_options(words, "A program.", RECIPES, HERE)
+    parse_options(words, "A program.", main.RECIPES, main.HERE)
 
 
 @pytest.mark.parametrize("options", TRICKS)
-def test_each_trick_can_be_taken_out(options: str, tmp_path: object) -> None:
+def test_each_trick_can_be_taken_out(options: str, tmp_path: Path) -> None:
     """For one batch of a small network."""
     small = ("--dataset", "synthetic", "--width", "0.1", "--device", "cpu", "--dry-run")
     assert run_script(tmp_path, *small, *options.split()).code == 0
@@ -33,11 +35,8 @@ def test_there_are_tricks_and_the_files_that_are_linked() -> None:
         assert target.startswith("http") or (PROJECT / target).exists(), target
 
 
-def test_the_network_of_the_reader_trains(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_network_of_the_reader_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The two code blocks are run as they stand, in the modules that they are written for."""
-    import main
-    from utils import model
-
     of_model, of_main = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.setattr(model, "MODELS", dict(model.MODELS))
     monkeypatch.setattr(main, "RECIPES", list(main.RECIPES))
