@@ -253,7 +253,8 @@ def test_the_newest_run_of_the_recipe_with_a_finished_epoch_is_found(tmp_path: P
     for options, recipe, expected in (
         (RESUME, RECIPE, "synthetic-convnet-2"),
         (RESUME, replace(RECIPE, lr=0.3), "synthetic-convnet-3"),
-        (TEST, RECIPE, "synthetic-convnet-3"),
+        (TEST, RECIPE, "synthetic-convnet-2"),
+        (TEST, replace(RECIPE, seed=5), "synthetic-convnet-3"),
         (Namespace(**vars(RESUME) | {"resume": tmp_path / "synthetic-convnet-1"}), RECIPE, "synthetic-convnet-1"),
     ):
         with run_folder(Namespace(**vars(options), out_dir=tmp_path), recipe, "synthetic") as found:

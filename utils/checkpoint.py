@@ -94,15 +94,21 @@ def try_to_write(folder: Path) -> None:
 
 
 def find_run(options: Namespace, name: str, recipe: Recipe) -> Path:
-    """Return the folder of the newest run that has a finished epoch and, to be resumed, the same recipe."""
-    differences = ""
+    """Return the folder of the newest run of the same recipe that has a finished epoch.
+
+    If there is none, a run of the same network with other options can be tested, not resumed.
+    """
+    newest, differences = None, ""
     for number in reversed(run_numbers(options.out_dir, name)):
         folder = options.out_dir / f"{name}{number}"
         if os.path.exists(folder / "last.pt"):
             others = differences_of(read_checkpoint(folder / "last.pt"), recipe)
-            if options.test_only or not others:
+            if not others:
                 return folder
+            newest = newest or folder
             differences = differences or f"; {folder.name} was made with {others}"
+    if options.test_only and newest:
+        return newest
     raise InputError(f"--resume, --test-only: no run in {options.out_dir} has these options{differences}: train first")
 
 
