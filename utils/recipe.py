@@ -30,7 +30,7 @@ class Recipe:
     width: float = between(1.0, 0.05, 8, "factor on the filters or hidden units")
     epochs: int = between(10, 1, 10_000, "passes over the training images")
     batch_size: int = between(128, 1, 50_000, "images per step")
-    optimizer: str = one_of("sgd", ("sgd", "muon", "adam"), "--lr that works for convnet: 0.5, 0.2 or 0.005")
+    optimizer: str = one_of("sgd", ("sgd", "muon", "adam"), "rates that work: sgd 0.5, muon 0.2, adam 0.005")
     lr: float = between(0.1, 1e-9, 1e6, "learning rate at its peak")
     momentum: float = between(0.9, 0, 0.999, "share of the last step's direction that is kept")
     weight_decay: float = between(5e-4, 0, 1, "pull of the weights towards zero")
