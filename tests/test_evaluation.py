@@ -48,14 +48,15 @@ def test_the_views_are_moved_and_mirrored_images() -> None:
     there, back = torch.arange(1, 33), torch.arange(-1, 31).abs()
     there[-1] = 30
     of_views = []
-    for rows in (torch.arange(32), there, back):
+    for number, rows in enumerate((torch.arange(32), there, back) * 2):
         moved = dataset.pixels[:, rows][:, :, rows]
-        for pixels in (moved, moved.flip(2)):
-            of_views.append(evaluate(model, batches(replace(dataset, pixels=pixels))).logits)
+        pixels = moved.flip(2) if number % 2 else moved
+        of_views.append(evaluate(model, batches(replace(dataset, pixels=pixels))))
     for count in (1, 2, 3, 6):
         evaluation = evaluate(model, batches(dataset), views=count)
-        assert torch.allclose(evaluation.logits, torch.stack(of_views[:count]).mean(dim=0), atol=1e-5)
-        assert evaluation.views == count
+        expected = torch.stack([view.logits for view in of_views[:count]]).mean(dim=0)
+        assert torch.allclose(evaluation.logits, expected, atol=1e-5)
+        assert (evaluation.views, evaluation.plain_accuracy) == (count, of_views[0].accuracy)
 
 
 def test_bfloat16_gives_logits_in_float32() -> None:

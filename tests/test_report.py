@@ -45,8 +45,10 @@ def test_the_test_line_and_a_class_without_images(
     assert "75.00%" in lines[0] and "epoch 3" in lines[0] and "4 images" in lines[0]
     assert "confidence 98.67%" in lines[0] and "views" not in lines[0]
     assert [line.split() for line in lines[1:]] == [["cat", "50.00%"], ["dog", "no", "images"], ["ship", "100.00%"]]
-    print_test(run, replace(evaluation, views=6), best_epoch=3)
-    assert "4 images, 6 views of each, weights" in capsys.readouterr().out
+    print_test(run, replace(evaluation, views=6, plain_logits=torch.eye(3)[[0, 1, 1, 2]]), best_epoch=3)
+    printed = capsys.readouterr().out
+    assert "accuracy 75.00%" in printed and "4 images, 6 views of each, weights" in printed
+    assert "accuracy 50.00% on the images as they are" in printed
 
 
 def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress, evaluation: Evaluation) -> None:

@@ -84,6 +84,8 @@ def print_test(run: Run, test: Evaluation, best_epoch: int) -> None:
         f"\ntest     accuracy {test.accuracy:.2%}, mean confidence {test.confidence:.2%}, loss {test.loss:.4f} "
         f"({len(test.labels):,} images{views}, weights of epoch {best_epoch})"
     )
+    if test.views > 1:
+        say(f"         accuracy {test.plain_accuracy:.2%} on the images as they are")
     for name, accuracy in test.class_accuracies(run.class_names).items():
         say(f"         {name:12s} {'no images' if accuracy is None else f'{accuracy:7.2%}'}")
 
@@ -99,6 +101,7 @@ def save_metrics(run: Run, progress: Progress, test: Evaluation | None = None) -
         "test_accuracy": test and test.accuracy,
         "test_confidence": test and test.confidence,
         "test_views": test and test.views,
+        "test_plain_accuracy": test and test.plain_accuracy,
         "class_accuracy": test and test.class_accuracies(run.class_names),
         "seconds": {
             "training": sum(row["seconds"] for row in progress.history),

@@ -23,8 +23,14 @@ RAVINE_OPTIMIZERS = {
     "RMSprop": (torch.optim.RMSprop, {"lr": 0.2}),
     "Adam": (torch.optim.Adam, {"lr": 0.5}),
 }
-FUNCTIONS = (lambda z: z, torch.sigmoid, torch.tanh, torch.relu, torch.nn.functional.gelu)
-ACTIVATIONS = dict(zip(("identity", "sigmoid", "tanh", "ReLU", "GELU"), FUNCTIONS, strict=True))
+ACTIVATIONS = {
+    "identity": lambda z: z,
+    "sigmoid": torch.sigmoid,
+    "tanh": torch.tanh,
+    "ReLU": torch.relu,
+    "leaky, 0.1": lambda z: torch.maximum(0.1 * z, z),  # with 0.01, as usual, it would look like ReLU
+    "GELU": torch.nn.functional.gelu,
+}
 POINTS = np.array([[1.0, 2], [2, 3], [3, 5], [4, 6]])  # of bonus 1
 OTHER_LINE = (1.5, 1.0)  # intercept and slope of a line through the means that is not the least-squares line
 
@@ -44,10 +50,10 @@ def draw_descent() -> Figure:
     return figure
 
 
-def draw_visited(axes: Axes, path: np.ndarray) -> None:
+def draw_visited(axes: Axes, path: np.ndarray, color: str = "vermilion") -> None:
     """Draw the points (steps + 1, 2) that an optimizer visits, a ring at the start and a larger dot at the end."""
-    look = {"color": COLORS["vermilion"], "markersize": 8}
-    axes.plot(*path.T, "o-", color=COLORS["vermilion"], linewidth=1.2, markersize=3)
+    look = {"color": COLORS[color], "markersize": 8}
+    axes.plot(*path.T, "o-", color=COLORS[color], linewidth=1.2, markersize=3)
     axes.plot(*path[0], "o", **look, markerfacecolor="white", markeredgewidth=2)
     axes.plot(*path[-1], "o", **look)
 
@@ -81,7 +87,7 @@ def draw_activations() -> Figure:
         z = torch.linspace(-4, 4, 400, dtype=torch.float64).requires_grad_()  # without 0, where ReLU has no derivative
         outputs = function(z)
         derivative = torch.autograd.grad(outputs.sum(), z)[0]
-        jumps = derivative.diff(prepend=derivative[:1]).abs() > 0.9
+        jumps = derivative.diff(prepend=derivative[:1]).abs() > 0.5
         derivative = derivative.masked_fill(jumps, torch.nan)  # so that no line joins the two sides of a jump
         upper.plot(z.detach(), outputs.detach(), "-", color=COLORS["blue"])
         lower.plot(z.detach(), derivative, "-", color=COLORS["vermilion"])
@@ -163,9 +169,9 @@ def draw_three_paths() -> Figure:
     targets = inputs @ [1.0, 2.0] + random.normal(size=64)
     across, along = np.meshgrid(np.linspace(-1.4, 2.2, 91), np.linspace(-0.7, 3.2, 91))
     loss = np.mean((across[..., None] * inputs[:, 0] + along[..., None] * inputs[:, 1] - targets) ** 2, axis=-1) / 2
-    figure, panels = new_figure(PAGE_WIDTH, 3.6, columns=3)
+    figure, panels = new_figure(PAGE_WIDTH, 5.8, rows=2, columns=2)
     names = {64: "Batch: all 64", 8: "Mini-batch: 8", 1: "Stochastic: 1"}
-    for axes, (size, name) in zip(panels[0], names.items(), strict=True):
+    for axes, (size, name) in zip(panels.flat[:3], names.items(), strict=True):
         theta, order = np.array([-1.0, -0.3]), np.random.default_rng(3)
         visited = [theta]
         for _ in range(40):
@@ -175,7 +181,25 @@ def draw_three_paths() -> Figure:
         axes.contour(across, along, loss, levels=[0.6, 0.8, 1.2, 2, 3], colors=GREY, linewidths=0.8)
         draw_visited(axes, np.array(visited))
         axes.plot(*np.linalg.lstsq(inputs, targets, rcond=None)[0], "*", color="black", markersize=13)
-        axes.set(title=name, xlabel="θ₁", ylabel="θ₂", xticks=[], yticks=[])
+        axes.set_title(name)
+    draw_saddle(panels.flat[3])
+    for axes in panels.flat:
+        axes.set(xlabel="θ₁", ylabel="θ₂", xticks=[], yticks=[])
         axes.grid(False)
     figure.suptitle("40 steps at the same rate, from ○ to ●; the minimum is ★")
     return figure
+
+
+def draw_saddle(axes: Axes) -> None:
+    """Draw exact and noisy steps on J = (θ₁² - θ₂²) / 2, from a point on the ridge."""
+    across, along = np.meshgrid(np.linspace(-0.6, 1.3, 91), np.linspace(-1.1, 1.1, 91))
+    axes.contour(across, along, across**2 - along**2, levels=9, colors=GREY, linewidths=0.8, linestyles="solid")
+    random = np.random.default_rng(0)
+    for noise, color in ((0.05, "vermilion"), (0, "blue")):
+        theta = np.array([1.1, 0])
+        visited = [theta]
+        for _ in range(40):
+            theta = theta - 0.15 * (np.array([1, -1]) * theta + noise * random.normal(size=2))
+            visited.append(theta)
+        draw_visited(axes, np.array(visited), color)
+    axes.set(title="A saddle point: exact (blue), noisy (red)", ylim=(-1.1, 1.1))

@@ -128,7 +128,9 @@ def graph_numbers() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
 # Where things stand in the computational graph, in half inches: wires and nodes along the middle, and for each
 # parameter its own place and that of the node that it enters.
 WIRES = {"x": (0.5, 1.9), "z1": (4.9, 6.3), "a1": (7.7, 8.9), "y_hat": (11.8, 12.8), "loss": (14.6, 15.6)}
-NODES = {3.4: "$W^{[1]}x + b^{[1]}$", 7.0: "ReLU", 10.35: "$W^{[2]}a^{[1]} + b^{[2]}$", 13.7: "loss"}
+LINEAR, MAXIMUM = "sum: hands on\nproduct: swaps", "maximum:\nchooses"  # how gradients pass
+NODES = {3.4: ("$W^{[1]}x + b^{[1]}$", LINEAR), 7.0: ("ReLU", MAXIMUM)}
+NODES |= {10.35: ("$W^{[2]}a^{[1]} + b^{[2]}$", LINEAR), 13.7: ("loss", "")}
 PARAMETERS = {"W1": (2.6, 3.2), "b1": (4.6, 3.8), "W2": (9.5, 10.1), "b2": (11.7, 10.7), "y": (13.7, 13.7)}
 NAMES = {"x": "$x$", "y": "$y$", "W1": "$W^{[1]}$", "b1": "$b^{[1]}$", "W2": "$W^{[2]}$", "b2": "$b^{[2]}$"}
 NAMES |= {"z1": "$z^{[1]}$", "a1": "$a^{[1]}$", "y_hat": r"$\hat{y}$", "loss": r"$\mathcal{L}$"}
@@ -148,8 +150,9 @@ def draw_computational_graph() -> Figure:
         write_matrix(axes, (x, value_y), f"value-{name}", values[name])
         if name in gradients:
             write_matrix(axes, (x, gradient_y), f"gradient-{name}", gradients[name])
-    for x, label in NODES.items():
+    for x, (label, rule) in NODES.items():
         axes.text(x, 0, label, ha="center", va="center", bbox={"boxstyle": "round,pad=0.4", "facecolor": "white"})
+        axes.text(x, -1.05, rule, ha="center", va="center", color=COLORS["vermilion"], fontsize=9)
     for x, kind, text in ((4.5, "value", "→ values"), (10.5, "gradient", "← gradients of the loss")):
         axes.text(x, -2.35, text, ha="center", va="center", bbox={"facecolor": LIGHT[kind], "edgecolor": "none"})
     figure.suptitle("One pass forward, one pass backward")
