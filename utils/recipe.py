@@ -36,7 +36,7 @@ class Recipe:
     weight_decay: float = between(5e-4, 0, 1, "pull of the weights towards zero")
     label_smoothing: float = between(0.0, 0, 0.99, "share of the label spread over all classes")
     warm_up: float = between(0.2, 0, 0.9, "share of the run in which the learning rate rises")
-    parts: tuple[float, float] = between((0.25, 0.65), 0, 1, "shares of the run at which its 2nd and 3rd part begin")
+    parts: tuple[float, float] = between((0.2, 0.65), 0, 1, "shares of the run at which its 2nd and 3rd part begin")
     crop_sizes: tuple[int, int, int] = between((32, 32, 32), 1, 32, "pixels shown of each side, in the three parts")
     padding: int = between(2, 0, 16, "pixels by which a whole image may be moved")
     skipped_share: float = between(0.0, 0, 1, "from the second part on, how much of the better known half is skipped")

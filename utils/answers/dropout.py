@@ -44,8 +44,8 @@ def draw(result: dict) -> Figure:
     for p, values in result["p"].items():
         at_same_rate = values["tried"][f"{SAME_RATE:g}"]
         draw_curve(course, 1, at_same_rate["validation_loss"], f"p = {p}")
-        color = course.lines[-1].get_color()
-        draw_curve(course, 1, at_same_rate["train_loss"], None, color=color, linewidth=1)
+        look = {"color": course.lines[-1].get_color(), "linestyle": course.lines[-1].get_linestyle()}
+        draw_curve(course, 1, at_same_rate["train_loss"], None, **look, linewidth=1)
     for target, label in zip(TARGETS, ("Lowest", "After the last epoch"), strict=True):
         best = [values["best"][target] for values in result["p"].values()]
         draw_curve(tuned, STRENGTHS, as_curve(best, target), label, marker="o")

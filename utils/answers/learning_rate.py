@@ -26,7 +26,8 @@ def measure(study: Study) -> dict:
         images = study.training(IMAGES, seed)
         watched = {"train": images, "validation": study.validation}
         build, optimizer = partial(fully_connected, (128, 64)), partial(OPTIMIZERS[name][0], lr=rate)
-        return train(build, optimizer, images, BATCH_SIZE, study.scaled(STRETCHES), seed, STRETCH, **watched)[1]
+        stretches, steps = study.scaled(STRETCHES), study.scaled(STRETCH)
+        return train(build, optimizer, images, BATCH_SIZE, stretches, seed, steps, **watched)[1]
 
     found = {name: study.search(partial(run, name), rates, SHOWN, **TARGETS) for name, (_, rates) in OPTIMIZERS.items()}
     best = {target: {name: values["best"][target][target] for name, values in found.items()} for target in TARGETS}

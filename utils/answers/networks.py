@@ -195,7 +195,7 @@ def draw_dropout() -> Figure:
         for (x, y), output in zip(unit_positions(1, 5), factors * DROPOUT_ACTIVATIONS, strict=True):
             look = {"facecolor": COLORS["orange"]} if output else {"facecolor": "white", "linestyle": "--"}
             axes.add_patch(Circle((x, y), RADIUS, edgecolor="black", zorder=2, **look))
-            axes.text(x, y, short(output), ha="center", va="center")
+            axes.text(x, y, short(output), fontsize=9, ha="center", va="center")
             for x1, y1 in unit_positions(0, 3) + unit_positions(2, 2) if output else []:
                 axes.plot([x, x1], [y, y1], **EDGE)
     figure.suptitle(f"Dropout, p = {DROPOUT_RATE:g}: in training, kept units count {1 / (1 - DROPOUT_RATE):g} times")
