@@ -44,7 +44,7 @@ RECIPES = [
         # they are 3 x 3, as they are for 32 (31, 15, 7, 3).
         crop_sizes=(18, 26, 32),  # pixels: small parts of the images are fast to learn from
         skipped_share=0.9,  # of the well-known images: the others teach more in the same time
-        test_views=2,  # of each test image: as it is, and moved and mirrored; their logits are averaged
+        test_views=3,  # of each test image: as it is, moved and mirrored, moved; their logits are averaged
     ),
     Recipe(
         model="convnet-large",

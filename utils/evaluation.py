@@ -99,7 +99,7 @@ def views_of(images: torch.Tensor) -> Iterator[torch.Tensor]:
     """Yield six views of images (B, C, H, W): as they are and moved by a pixel to two corners, each of them mirrored.
 
     Test-time augmentation (Krizhevsky et al. 2012), with the views of airbench94 (Jordan 2024, arXiv:2404.00498). Every
-    other one is mirrored: neighbours differ as much as they can, so that two views bring most of what six do.
+    other one is mirrored, so that the first three already bring most of what all bring (measured).
     """
     size, layout = images.shape[-1], memory_format(images.device)
     padded = pad(images, (1, 1, 1, 1), mode="reflect")
