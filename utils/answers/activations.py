@@ -46,8 +46,12 @@ def linear_layers(model: nn.Sequential) -> list[nn.Linear]:
 
 def measure(study: Study) -> dict:
     result = {name: {f"{depth}": measure_network(study, name, depth) for depth in DEPTHS} for name in ACTIVATIONS}
-    gelu, relu = (result[name][f"{DEPTHS[0]}"]["best"]["final_train_loss"] for name in ("GELU", "ReLU"))
-    return {"activations": result, "gelu_minus_relu": differences(gelu["final_train_loss"], relu["final_train_loss"])}
+    gelu, relu = (result[name] for name in ("GELU", "ReLU"))
+    target = "final_train_loss"
+    pairs = {
+        depth: differences(gelu[depth]["best"][target][target], relu[depth]["best"][target][target]) for depth in relu
+    }
+    return {"activations": result, "gelu_minus_relu": pairs}
 
 
 def measure_network(study: Study, name: str, depth: int) -> dict:

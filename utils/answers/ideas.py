@@ -61,7 +61,7 @@ def draw_bends() -> Figure:
         for _ in range(times):
             height = 2 * np.maximum(height, 0) - 4 * np.maximum(height - 0.5, 0)
         axes.plot(a, height, "-", color=COLORS["blue"])
-        axes.set(title=title, xlabel="a", xticks=[0, 0.5, 1], yticks=[0, 1], aspect="equal")
+        axes.set(title=title, xlabel="x", xticks=[0, 0.5, 1], yticks=[0, 1], aspect="equal")
     return figure
 
 
