@@ -7,6 +7,7 @@ from utils.schedule import EpochPlan
 
 import pytest
 import torch
+from helpers import make_dataset
 from torch.nn.functional import pad
 
 
@@ -16,20 +17,8 @@ def unnormalize(images: torch.Tensor) -> torch.Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8)
 
 
-def random_images(count: int) -> torch.Tensor:
-    return torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
 def image_set(images: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in images}
-
-
-# Splits
-
-
-@pytest.fixture
-def synthetic() -> LabelledImages:
-    return data.load_synthetic()  # as conftest.py keeps it
 
 
 def check_splits(splits: Splits, count: int) -> None:
@@ -44,11 +33,13 @@ def check_splits(splits: Splits, count: int) -> None:
         assert (dataset.labels.bincount(minlength=10) - expected).abs().max() <= 0.05 * expected
 
 
-def test_splits_are_disjoint_and_balanced_and_keep_the_labels(synthetic: LabelledImages) -> None:
-    splits = split_dataset(synthetic, 16)
+def test_splits_are_disjoint_and_balanced_keep_the_labels_and_are_always_the_same() -> None:
+    synthetic = data.load_synthetic()
+    splits, again = split_dataset(synthetic, 16), split_dataset(synthetic, 16)
     check_splits(splits, 2000)
     label_of = {image.numpy().tobytes(): label for image, label in zip(*synthetic.training, strict=True)}
-    for dataset in splits[:3]:
+    for dataset, other in zip(splits[:3], again[:3], strict=True):
+        assert torch.equal(dataset.pixels, other.pixels)
         for image, label in zip(dataset.pixels, dataset.labels, strict=True):
             assert label_of[image.numpy().tobytes()] == label
 
@@ -59,63 +50,36 @@ def test_splits_of_the_real_images(real_cifar10: LabelledImages) -> None:
     assert len(splits.test) == 10_000
 
 
-def test_every_run_validates_on_the_same_images() -> None:
-    labels, chosen = torch.arange(500) % 10, []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        chosen.append(data.pick_balanced(labels, 50))
-    assert torch.equal(*chosen) and chosen[0].sum() == 50
+def test_a_dry_run_gets_one_batch_of_each_split() -> None:
+    assert [len(dataset) for dataset in split_dataset(data.load_synthetic(), 16, one_batch=True)] == [16] * 4
 
 
-def test_a_dry_run_gets_one_batch_of_each_split(synthetic: LabelledImages) -> None:
-    assert [len(dataset) for dataset in split_dataset(synthetic, 16, one_batch=True)] == [16] * 4
-
-
-def test_a_batch_larger_than_the_training_set_is_refused(synthetic: LabelledImages) -> None:
-    assert len(split_dataset(synthetic, 1800).training) == 1800
+def test_a_batch_larger_than_the_training_set_is_refused() -> None:
+    assert len(split_dataset(data.load_synthetic(), 1800).training) == 1800
     with pytest.raises(InputError, match=r"--batch-size: 1801 .* 1,?800"):
-        split_dataset(synthetic, 1801)
-
-
-# Batches
+        split_dataset(data.load_synthetic(), 1801)
 
 
 def serve_epoch(
-    dataset: ImageDataset, indices: list[int], epoch: int = 1, crop_size: int = 32, padding: int = 2, cut_size: int = 0
+    pixels: torch.Tensor, indices: list[int], epoch: int = 1, crop_size: int = 32, padding: int = 2, cut_size: int = 0
 ) -> torch.Tensor:
-    """Return all images (N, 3, crop_size, crop_size) as an epoch of training shows them."""
+    """Return all images (N, crop_size, crop_size, 3) uint8 as an epoch of training shows them."""
     plan = EpochPlan(epoch, torch.tensor(indices), crop_size, padding, cut_size, len(indices), [])
-    [(images, labels)] = training_batches(dataset, plan)
-    assert torch.equal(labels, dataset.labels[indices])
-    return images
+    [(images, labels)] = training_batches(ImageDataset(pixels, torch.arange(len(pixels))), plan)
+    assert labels.tolist() == indices
+    return unnormalize(images)
 
 
-def serve_pixels(pixels: torch.Tensor, indices: list[int], **plan: int) -> torch.Tensor:
-    return unnormalize(serve_epoch(ImageDataset(pixels, torch.arange(len(pixels))), indices, **plan))
-
-
-def test_batches_are_whole_images_in_their_order() -> None:
-    dataset = ImageDataset(random_images(50), torch.arange(50))
+def test_batches_are_in_the_order_that_is_asked_for() -> None:
+    dataset, order = make_dataset(50), torch.randperm(50)[:30]
     served = list(batches(dataset, 16))
     assert [len(labels) for _, labels in served] == [16, 16, 16, 2]
-    assert torch.cat([labels for _, labels in served]).tolist() == list(range(50))
-    assert torch.equal(unnormalize(torch.cat([images for images, _ in served])), dataset.pixels)
-
-
-def test_training_batches_are_in_the_order_of_the_plan() -> None:
-    dataset, order = ImageDataset(random_images(50), torch.arange(50)), torch.randperm(50)[:30]
-    served = list(training_batches(dataset, EpochPlan(1, order, 32, 2, 0, 16, [])))
-    assert [len(labels) for _, labels in served] == [16, 14]
-    assert torch.equal(torch.cat([labels for _, labels in served]), order)
-
-
-def test_augmentation_changes_only_what_is_served() -> None:
-    dataset = ImageDataset(random_images(100), torch.arange(100))
-    before = dataset.pixels.clone()
-    served = unnormalize(serve_epoch(dataset, list(range(100))))
-    assert len(image_set(served) - image_set(before)) > 90  # 1 of 50 crops and flips changes nothing
-    assert torch.equal(dataset.pixels, before)
-    assert torch.equal(unnormalize(dataset[3][0][None])[0], before[3]) and dataset[3][1] == 3
+    assert torch.equal(unnormalize(torch.cat([images for images, _ in served])), dataset.pixels)  # as they are
+    assert torch.equal(torch.cat([labels for _, labels in served]), dataset.labels)
+    assert torch.equal(unnormalize(dataset[3][0][None])[0], dataset.pixels[3]) and dataset[3][1] == dataset.labels[3]
+    trained_on = [labels for _, labels in training_batches(dataset, EpochPlan(1, order, 32, 2, 0, 16, []))]
+    assert [len(labels) for labels in trained_on] == [16, 14]
+    assert torch.equal(torch.cat(trained_on), dataset.labels[order])
 
 
 def all_crops_and_flips(image: torch.Tensor) -> list[torch.Tensor]:
@@ -126,51 +90,45 @@ def all_crops_and_flips(image: torch.Tensor) -> list[torch.Tensor]:
 
 
 def test_crop_and_flip_keep_the_pixels_they_should() -> None:
-    images = random_images(3)
-    epochs = [serve_pixels(images, [0, 1, 2] * 1000, epoch=epoch) for epoch in (1, 2)]
+    images = make_dataset(3).pixels
+    before = images.clone()
+    epochs = [serve_epoch(images, [0, 1, 2] * 1000, epoch=epoch) for epoch in (1, 2)]
     for index in range(3):
         number_of = {crop.numpy().tobytes(): number for number, crop in enumerate(all_crops_and_flips(images[index]))}
         # A KeyError here is an image that no crop and flip of this image gives.
         numbers = [[number_of[image.numpy().tobytes()] for image in served[index::3]] for served in epochs]
         assert {frozenset(of_epoch) for of_epoch in numbers} == {frozenset(range(25)), frozenset(range(25, 50))}
         assert all(max(map(of_epoch.count, range(50))) < 90 for of_epoch in numbers)  # of 40 that are expected
-
-
-def test_each_image_is_mirrored_in_every_other_epoch() -> None:
-    symmetric_but_for_one_column = torch.zeros(400, 32, 32, 3, dtype=torch.uint8)
-    symmetric_but_for_one_column[:, :, 8] = 255
-    rows = [serve_pixels(symmetric_but_for_one_column, list(range(400)), epoch=epoch)[:, 0, :, 0] for epoch in range(4)]
-    mirrored = [row.argmax(dim=1) > 15 for row in rows]
-    assert torch.equal(mirrored[0], ~mirrored[1])
-    assert torch.equal(mirrored[0], mirrored[2]) and torch.equal(mirrored[1], mirrored[3])
-    assert 150 < mirrored[0].sum() < 250
+    assert torch.equal(images, before)
 
 
 @pytest.mark.parametrize("padding", [0, 4])
-def test_whole_images_are_moved_by_the_padding_of_the_recipe(padding: int) -> None:
-    column = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
-    column[:, :, 16] = 255
-    places = [serve_pixels(column, [0] * 500, epoch=epoch, padding=padding)[:, 0, :, 0].argmax(1) for epoch in (1, 2)]
-    assert {*torch.cat(places).tolist()} == {*range(15 - padding, 17 + padding)}
+def test_images_are_mirrored_in_every_other_epoch_and_moved_by_the_padding(padding: int) -> None:
+    images, everyone = torch.zeros(400, 32, 32, 3, dtype=torch.uint8), list(range(400))
+    images[:, :, 8] = 255
+    rows = [serve_epoch(images, everyone, epoch=epoch, padding=padding)[:, 0, :, 0] for epoch in range(4)]
+    places = torch.stack(rows).argmax(dim=2)  # of the white column
+    assert {*places.flatten().tolist()} == {*range(8 - padding, 9 + padding), *range(23 - padding, 24 + padding)}
+    mirrored = places > 15
+    assert torch.equal(mirrored[0], ~mirrored[1]) and torch.equal(mirrored[:2], mirrored[2:])
+    assert 150 < mirrored[0].sum() < 250
 
 
 def test_small_crops_reach_all_of_the_image_and_no_more() -> None:
     image = (torch.arange(1024).view(1, 32, 32, 1).expand(1, 32, 32, 3) % 251).to(torch.uint8)
     windows = image[0].unfold(0, 26, 1).unfold(1, 26, 1).permute(0, 1, 3, 4, 2).reshape(49, 26, 26, 3)
-    served = [image_set(serve_pixels(image, [0] * 2000, epoch=epoch, crop_size=26)) for epoch in (1, 2)]
+    served = [image_set(serve_epoch(image, [0] * 2000, epoch=epoch, crop_size=26)) for epoch in (1, 2)]
     assert served[0] | served[1] == image_set(torch.cat([windows, windows.flip(2)]))
 
 
 def test_one_square_is_cut_out_anywhere_in_each_image() -> None:
-    white = ImageDataset(torch.full((1, 32, 32, 3), 255, dtype=torch.uint8), torch.arange(1))
-    cut = (serve_epoch(white, [0] * 2000, crop_size=26, cut_size=8) == 0).all(dim=1)  # 0 is the mean colour
+    white = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
+    mean_colour = torch.tensor([125, 123, 114])
+    cut = (serve_epoch(white, [0] * 2000, crop_size=26, cut_size=8) == mean_colour).all(dim=3)
     heights, widths = cut.any(dim=2).sum(dim=1), cut.any(dim=1).sum(dim=1)
     assert torch.equal(cut.sum(dim=(1, 2)), heights * widths)  # a rectangle, and nothing else
     assert {*heights.tolist(), *widths.tolist()} == {4, 5, 6, 7, 8}  # beyond an edge, up to half of it
     assert cut.any(dim=0).all()
-
-
-# Normalization
 
 
 def test_normalization_uses_the_constants_of_cifar10() -> None:

@@ -16,6 +16,13 @@ COMMANDS = sorted(set(re.findall(r"python main\.py[^\n`#|]*", README)))
 TRICKS = re.findall(r"`(--[^`]+)` \|", README.partition("## What each trick brings")[2].partition("\n## ")[0])
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To draw them takes longer than all else, and no command of the README changes them."""
+    for name in ("plot_curves", "draw_figures"):
+        monkeypatch.setattr(main, name, lambda *arguments: None)
+
+
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--help" not in command])
 def test_each_command_has_options_that_exist(command: str) -> None:
     words = shlex.split(command.replace("--model small", "--model mlp"))[2:]  # the reader's own network
@@ -25,7 +32,7 @@ def test_each_command_has_options_that_exist(command: str) -> None:
 @pytest.mark.parametrize("options", TRICKS)
 def test_each_trick_can_be_taken_out(options: str, tmp_path: Path) -> None:
     """For one batch of a small network."""
-    small = ("--dataset", "synthetic", "--width", "0.1", "--device", "cpu", "--dry-run")
+    small = ("--dataset", "synthetic", "--width", "0.1", "--batch-size", "16", "--device", "cpu", "--dry-run")
     assert run_script(tmp_path, *small, *options.split()).code == 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from main import HERE, RECIPES
 from utils.files import InputError
-from utils.recipe import Recipe, parse_options
+from utils.recipe import Recipe, option_name, parse_options
 
 import pytest
 
@@ -18,18 +18,11 @@ def parse(*arguments: str) -> tuple[argparse.Namespace, Recipe]:
     return parse_options([*arguments], "A program.", RECIPES, HERE)
 
 
-def option_of(choice: Field) -> str:
-    return "--" + choice.name.replace("_", "-")
-
-
 def refusal(*arguments: str) -> str:
     with pytest.raises(InputError) as caught:
         parse(*arguments)
     assert arguments[0] in str(caught.value) and "\n" not in str(caught.value)
     return str(caught.value)
-
-
-# Each field is an option
 
 
 def test_each_field_is_an_option_that_changes_nothing_else() -> None:
@@ -39,7 +32,7 @@ def test_each_field_is_an_option_that_changes_nothing_else() -> None:
         value = other.get(choice.name, choice.metadata.get("high"))
         texts = map(str, value) if isinstance(value, tuple) else [str(value)]
         expected = replace(default, **{choice.name: value}) if choice.name != "model" else RECIPES[-1]
-        assert parse(option_of(choice), *texts)[1] == expected != default
+        assert parse(option_name(choice.name), *texts)[1] == expected != default
         if choice.name != "model":
             everything_else = replace(everything_else, **{choice.name: value})
     printed = everything_else.options(default)  # these options make it again
@@ -61,18 +54,15 @@ def test_help_tells_each_field_with_its_meaning_and_default(capsys: pytest.Captu
     assert all(choice.metadata["meaning"] in text for choice in fields(Recipe))
 
 
-# Bounds
-
-
 @pytest.mark.parametrize("choice", NUMBERS, ids=[choice.name for choice in NUMBERS])
 def test_a_number_out_of_its_bounds_is_refused(choice: Field) -> None:
     count = len(choice.default) if isinstance(choice.default, tuple) else 1
     low, high = choice.metadata["low"], choice.metadata["high"]
     for bound in (low, high):
-        parse(option_of(choice), *[str(bound)] * count)
+        parse(option_name(choice.name), *[str(bound)] * count)
     for value in (low - 1, high + 1, "nan", "inf", "ten", "", "1,5"):
-        assert str(value) in refusal(option_of(choice), *[str(value)] * count)
-    with pytest.raises(InputError, match=option_of(choice)):  # in main.py too
+        assert str(value) in refusal(option_name(choice.name), *[str(value)] * count)
+    with pytest.raises(InputError, match=option_name(choice.name)):  # in main.py too
         Recipe(**{choice.name: (high + 1,) * count if count > 1 else high + 1})
 
 
@@ -88,9 +78,6 @@ def test_a_number_out_of_its_bounds_is_refused(choice: Field) -> None:
 def test_a_wrong_option_is_named_in_one_line(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     refusal(*arguments)
     assert capsys.readouterr() == ("", "")  # no usage text
-
-
-# What is no choice of a recipe
 
 
 def test_folders_are_meant_from_where_they_were_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,12 +14,8 @@ import torch
 from helpers import read_json
 
 RECIPES = [Recipe(model="mlp", lr=0.2)]
-
-
-@pytest.fixture
-def evaluation() -> Evaluation:
-    """Two cats, one taken for a dog, and two ships, both recognized; no dog."""
-    return Evaluation(torch.eye(3)[[0, 1, 2, 2]] * 5, torch.tensor([0, 0, 2, 2]))
+# Two cats, one taken for a dog, and two ships, both recognized; no dog.
+EVALUATION = Evaluation(torch.eye(3)[[0, 1, 2, 2]] * 5, torch.tensor([0, 0, 2, 2]))
 
 
 @pytest.fixture
@@ -37,27 +33,25 @@ def progress() -> Progress:
     return progress
 
 
-def test_the_test_line_and_a_class_without_images(
-    run: Run, evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
-) -> None:
-    print_test(run, evaluation, best_epoch=3)
+def test_the_test_line_and_a_class_without_images(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_test(run, EVALUATION, best_epoch=3)
     lines = capsys.readouterr().out.strip().splitlines()
     assert "75.00%" in lines[0] and "epoch 3" in lines[0] and "4 images" in lines[0]
     assert "confidence 98.67%" in lines[0] and "views" not in lines[0]
     assert [line.split() for line in lines[1:]] == [["cat", "50.00%"], ["dog", "no", "images"], ["ship", "100.00%"]]
-    print_test(run, replace(evaluation, views=6, plain_logits=torch.eye(3)[[0, 1, 1, 2]]), best_epoch=3)
+    print_test(run, replace(EVALUATION, views=6, plain_logits=torch.eye(3)[[0, 1, 1, 2]]), best_epoch=3)
     printed = capsys.readouterr().out
     assert "accuracy 75.00%" in printed and "4 images, 6 views of each, weights" in printed
     assert "accuracy 50.00% on the images as they are" in printed
 
 
-def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress, evaluation: Evaluation) -> None:
+def test_before_the_test_pass_its_numbers_are_null(run: Run, progress: Progress) -> None:
     save_metrics(run, progress)
     metrics = read_json(run.folder / "metrics.json")
     assert metrics["test_loss"] is metrics["test_accuracy"] is metrics["class_accuracy"] is None
     assert metrics["history"] == progress.history
     assert metrics["seconds"]["training"] == 4.0 and metrics["seconds"]["total"] > 0
-    save_metrics(run, progress, evaluation)
+    save_metrics(run, progress, EVALUATION)
     metrics = read_json(run.folder / "metrics.json")
     assert (metrics["test_accuracy"], metrics["test_views"]) == (0.75, 1)
     assert metrics["test_confidence"] == pytest.approx(0.9867, abs=1e-4)
