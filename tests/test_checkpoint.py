@@ -1,11 +1,9 @@
 """utils/checkpoint.py: a run's own folder; what is saved goes on as if nothing had happened."""
 
 import os
-import zipfile
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
-from io import BytesIO
 from pathlib import Path
 
 from main import train_one_epoch
@@ -78,9 +76,8 @@ def adamw(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize(
     ("recipe", "make"),
-    [(RECIPE, make_optimizer), (replace(RECIPE, optimizer="adam"), make_optimizer), (RECIPE, adamw)]
-    + [(replace(RECIPE, optimizer="sgd"), make_optimizer)],
-    ids=["muon", "adam", "AdamW in the place of make_optimizer", "sgd"],
+    [(RECIPE, make_optimizer), (replace(RECIPE, optimizer="sgd"), make_optimizer), (RECIPE, adamw)],
+    ids=["muon", "sgd", "AdamW in the place of make_optimizer"],
 )
 def test_a_resumed_run_ends_like_one_never_stopped(tmp_path: Path, recipe: Recipe, make: Callable) -> None:
     unbroken = Training(recipe, make).train(1, 2).save(tmp_path).train(3, 4)
@@ -94,17 +91,12 @@ def test_a_resumed_run_ends_like_one_never_stopped(tmp_path: Path, recipe: Recip
 
 def test_best_pt_holds_the_weights_of_the_first_of_the_best_epochs(folder: Path) -> None:
     training = Training().resume(folder)
-    best = training.progress.history[training.progress.best_epoch - 1]["validation_accuracy"]
-    accuracies = [row["validation_accuracy"] for row in training.progress.history]
-    assert best == max(accuracies) and training.progress.best_epoch == 1 + accuracies.index(best)
-    training.model.load_state_dict(torch.load(folder / "best.pt"))
-    assert evaluate(training.model, batches(training.dataset)).accuracy == best
-
-
-def test_an_epoch_is_noted_with_its_numbers(folder: Path) -> None:
-    progress = Training().resume(folder).progress
+    progress = training.progress
     assert [row["epoch"] for row in progress.history] == [1, 2]
-    assert all(row["seconds"] > 0 and row["train_loss"] == row["validation_loss"] for row in progress.history)
+    accuracies = [row["validation_accuracy"] for row in progress.history]
+    assert progress.best_epoch == 1 + accuracies.index(max(accuracies))
+    training.model.load_state_dict(torch.load(folder / "best.pt"))
+    assert evaluate(training.model, batches(training.dataset)).accuracy == max(accuracies)
     assert progress.image_losses.isfinite().all()
     assert progress.total_seconds() > progress.seconds_before > 0
 
@@ -169,39 +161,15 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def compressed(content: bytes) -> bytes:
-    buffer = BytesIO()
-    with zipfile.ZipFile(BytesIO(content)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
-        for name in old.namelist():
-            new.writestr(name, old.read(name))
-    return buffer.getvalue()
-
-
-def of_other_parts(content: bytes) -> bytes:
-    buffer = BytesIO()
-    torch.save({"weights": torch.zeros(3)}, buffer)
-    return buffer.getvalue()
-
-
-DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "empty": lambda content: b"",
-    "truncated": lambda content: content[:-1000],
-    "no checkpoint": lambda content: b"a text",
-    "compressed": compressed,
-    "of other parts": of_other_parts,
-}
-
-
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_or_foreign_checkpoint_is_refused(folder: Path, damage: Callable[[bytes], bytes]) -> None:
-    path = folder / "last.pt"
-    path.write_bytes(damage(path.read_bytes()))
-    assert "is damaged or no checkpoint of this project" in Training().refusal(folder)
-
-
-def test_no_flipped_byte_changes_what_is_loaded(folder: Path) -> None:
+def test_a_damaged_or_foreign_checkpoint_is_refused(folder: Path) -> None:
     path = folder / "last.pt"
     genuine = path.read_bytes()
+    torch.save({"weights": torch.zeros(3)}, path)
+    foreign = path.read_bytes()
+    for content in (b"", genuine[:-1000], b"a text", foreign):
+        path.write_bytes(content)
+        assert "is damaged or no checkpoint of this project" in Training().refusal(folder)
+    path.write_bytes(genuine)
     expected = without_times(torch.load(path, weights_only=True))
     for position in range(100, len(genuine), len(genuine) // 40):
         path.write_bytes(genuine[:position] + bytes([genuine[position] ^ 0xFF]) + genuine[position + 1 :])

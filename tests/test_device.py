@@ -1,13 +1,13 @@
 """utils/device.py: a device is used if it computes what the CPU does; layout, precision and threads fit it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from main import train_one_epoch
 from utils import data, device
 from utils.data import ImageDataset, batches, training_batches
-from utils.device import choose_device, choose_precision, cpu_quotas, limit_threads, memory_format, to_device
+from utils.device import choose_device, choose_precision, cpu_quotas, limit_threads, to_device
 from utils.evaluation import evaluate
 from utils.files import InputError
 from utils.optimizer import make_optimizer
@@ -39,8 +39,8 @@ def choose(dataset: ImageDataset) -> Callable[[str], torch.device]:
     images, labels = dataset.__getitems__(range(32))
     make = partial(make_optimizer, RECIPE)
 
-    def choose(name: str, model: nn.Module | None = None) -> torch.device:
-        return choose_device(name, "float32", model or make_model(width=0.2), make, images, labels)[0]
+    def choose(name: str) -> torch.device:
+        return choose_device(name, "float32", make_model(width=0.2), make, images, labels)[0]
 
     return choose
 
@@ -104,19 +104,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, **cards: Callable[[Step], Step]) -
     return tried
 
 
-def test_a_card_that_computes_right_is_taken(
-    choose: Callable[..., torch.device], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_card_that_computes_right_is_taken_and_tried_in_the_precision_of_the_run(
+    dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stand_in(monkeypatch, cuda=right)
-    assert choose("auto") == choose("cuda") == choose("auto", make_model("mlp")) == CUDA
-    assert capsys.readouterr().err == ""
-
-
-def test_a_card_is_tried_in_the_precision_of_the_run(monkeypatch: pytest.MonkeyPatch, dataset: ImageDataset) -> None:
     tried = stand_in(monkeypatch, cuda=right)
     batch, make = dataset.__getitems__(range(32)), partial(make_optimizer, RECIPE)
-    assert choose_device("auto", "bfloat16", make_model(width=0.2), make, *batch) == (CUDA, "bfloat16")
-    assert sorted(tried) == [("cpu", "float32"), ("cuda", "bfloat16")]
+    for model in (make_model(width=0.2), make_model("mlp")):
+        assert choose_device("auto", "bfloat16", model, make, *batch) == (CUDA, "bfloat16")
+    assert set(tried) == {("cpu", "float32"), ("cuda", "bfloat16")}
+    assert capsys.readouterr().err == ""
 
 
 WRONG = {
@@ -142,17 +138,6 @@ def test_a_card_that_computes_wrong_is_passed_over_but_taken_by_name(
     assert choose("cuda") == CUDA
     by_name = capsys.readouterr().err
     assert by_name.count("\n") == 1 and "cuda is used because of --device" in by_name and reason in by_name
-
-
-def test_a_card_that_is_there_by_name_only(
-    choose: Callable[[str], torch.device], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Nothing but the list of devices is replaced: what fails is the real PyTorch on a machine without MPS."""
-    if "mps" in ACCELERATORS:
-        pytest.skip("this machine has MPS")
-    monkeypatch.setattr(device, "present_devices", lambda: ["mps", "cpu"])
-    assert choose("auto") == CPU
-    assert "mps is not used" in capsys.readouterr().err
 
 
 def test_the_trial_is_a_step_of_the_run_and_changes_no_weights(dataset: ImageDataset) -> None:
@@ -192,16 +177,13 @@ def test_an_accelerator_is_taken_and_learns_as_the_cpu_does(
 # Precision and memory layout
 
 
-def test_a_precision_asked_for_is_taken() -> None:
-    assert choose_precision("float32", CPU) == "float32" and choose_precision("bfloat16", CPU) == "bfloat16"
-
-
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux tells what a CPU has")
-def test_bfloat16_is_taken_if_this_cpu_has_it() -> None:
+def test_bfloat16_is_taken_if_asked_for_or_if_this_cpu_has_it() -> None:
     features = Path("/proc/cpuinfo").read_text(encoding="utf-8").split()
     in_hardware = "avx512_bf16" in features or "amx_bf16" in features
     assert choose_precision("auto", CPU) == ("bfloat16" if in_hardware else "float32")
-    assert choose_precision("auto", MPS) == "float32"
+    assert choose_precision("auto", MPS) == choose_precision("float32", CPU) == "float32"
+    assert choose_precision("bfloat16", CPU) == "bfloat16"
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -209,6 +191,7 @@ def test_every_layer_gets_the_layout_of_the_device(
     dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
 ) -> None:
     """On MPS, gradients of batch normalization and pooling were wrong with channels_last inputs."""
+    genuine = device.memory_format
     for module in (data, device):
         monkeypatch.setattr(module, "memory_format", lambda device: layout)
     met = []
@@ -225,55 +208,33 @@ def test_every_layer_gets_the_layout_of_the_device(
     cross_entropy(model(images), labels).backward()
     assert len(met) > 10 and all(met)
     assert all(p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
-
-
-def test_only_mps_gets_contiguous_tensors() -> None:
-    assert memory_format(MPS) == torch.contiguous_format
-    assert memory_format(CUDA) == memory_format(CPU) == torch.channels_last
+    assert genuine(MPS) == torch.contiguous_format
+    assert genuine(CUDA) == genuine(CPU) == torch.channels_last
 
 
 # Threads
 
 
-@pytest.fixture
-def four_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.parametrize(
-    ("content", "expected"),
-    [("150000 100000\n", [1.5]), ("max 100000\n", []), ("", []), ("50000 0\n", []), ("nonsense", []), (None, [])],
-)
-def test_a_quota_that_cannot_be_read_is_none(tmp_path: Path, content: str | None, expected: list[float]) -> None:
-    if content is not None:
-        (tmp_path / "cpu.max").write_text(content, encoding="utf-8")
-    assert list(cpu_quotas(tmp_path)) == expected
-
-
-def test_a_quota_that_may_not_be_read_is_none(tmp_path: Path) -> None:
-    (tmp_path / "cpu.max").mkdir()  # root may read any file
+def test_a_quota_that_cannot_be_read_is_none(tmp_path: Path) -> None:
     assert list(cpu_quotas(tmp_path)) == []
+    for content, expected in {"150000 100000\n": [1.5], "max 100000\n": [], "50000 0\n": [], "nonsense": []}.items():
+        (tmp_path / "cpu.max").write_text(content, encoding="utf-8")
+        assert list(cpu_quotas(tmp_path)) == expected
 
 
 @pytest.mark.parametrize(
     ("cores", "quotas", "asked", "expected"),
-    [
-        (64, [2.0], None, 2),
-        (3, [], None, 3),
-        (64, [1.5], None, 1),
-        (64, [0.5], None, 1),
-        (64, [], None, 4),
-        (64, [], 3, 3),
-    ],
+    [(64, [2.0], None, 2), (3, [], None, 3), (64, [0.5], None, 1), (64, [], None, 4), (64, [], 3, 3)],
 )
-@pytest.mark.usefixtures("four_threads")
 def test_no_more_threads_than_cores_allowed_or_asked_for(
     monkeypatch: pytest.MonkeyPatch, cores: int, quotas: list[float], asked: int | None, expected: int
 ) -> None:
     monkeypatch.setattr(device, "available_cores", lambda: cores)
     monkeypatch.setattr(device, "cpu_quotas", lambda: quotas)
-    limit_threads(asked)
-    assert torch.get_num_threads() == expected
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        limit_threads(asked)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

@@ -53,29 +53,30 @@ def test_a_file_is_complete_and_on_the_disk_before_it_takes_its_place(
     assert path.read_bytes() == bytes(1000) and os.listdir(tmp_path) == ["last.pt"]
 
 
-@pytest.mark.parametrize("write", [write_whole, write_or_warn])
 @pytest.mark.parametrize(("error", "raised"), [(DISK_FULL, WriteError), (KeyboardInterrupt(), KeyboardInterrupt)])
 def test_a_broken_off_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable, error: BaseException, raised: type
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, raised: type
 ) -> None:
     (tmp_path / "last.pt").write_bytes(b"old")
     monkeypatch.setattr(os, "fsync", raising(error))
-    with pytest.raises(raised):
-        write(tmp_path / "last.pt", b"new")
+    for write in (write_whole, write_or_warn):  # a full disk is no matter of one figure
+        with pytest.raises(raised):
+            write(tmp_path / "last.pt", b"new")
     assert (tmp_path / "last.pt").read_bytes() == b"old" and os.listdir(tmp_path) == ["last.pt"]
 
 
-@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
-def test_a_file_system_that_cannot_sync_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_file_system_that_cannot_sync_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And a folder that somebody removed during the run is made again."""
-    monkeypatch.setattr(os, "fsync", raising(OSError(code, "not supported")))
+    monkeypatch.setattr(os, "fsync", raising(OSError(errno.ENOTSUP, "not supported")))
     write_whole(tmp_path / "removed" / "last.pt", b"new")
     assert (tmp_path / "removed" / "last.pt").read_bytes() == b"new"
 
 
-def hold(monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
-    """Let so many attempts to replace a file fail, as on Windows while another program holds it."""
-    replace, refusals = os.replace, [PermissionError(errno.EACCES, "Access is denied")] * attempts
+def test_a_held_file_is_replaced_later_or_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As on Windows, while another program holds it."""
+    replace, refusals, path = os.replace, [PermissionError(errno.EACCES, "Access is denied")] * 2, tmp_path / "last.pt"
 
     def replace_later(source: Path, target: Path) -> None:
         if refusals:
@@ -84,26 +85,16 @@ def hold(monkeypatch: pytest.MonkeyPatch, attempts: int) -> None:
 
     monkeypatch.setattr(os, "replace", replace_later)
     monkeypatch.setattr(files, "PATIENCE", 0.2)
-
-
-def test_a_file_held_for_a_moment_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    hold(monkeypatch, 2)
-    write_whole(tmp_path / "last.pt", b"new")
-    assert os.listdir(tmp_path) == ["last.pt"]
-
-
-def test_a_file_held_for_ever_is_named_and_may_cost_one_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    hold(monkeypatch, 1000)
-    path = tmp_path / "curves.png"
+    write_whole(path, b"new")
+    assert path.read_bytes() == b"new"
+    refusals += [PermissionError(errno.EACCES, "Access is denied")] * 1000
     with pytest.raises(WriteError) as caught:
-        write_whole(path, b"new")
+        write_whole(path, b"newer")
     assert f"{path} (Access is denied): does another program hold it?" in str(caught.value)
     for _ in range(2):
-        write_or_warn(path, b"new")
-    assert capsys.readouterr().err == f"WARNING: {caught.value}\n"
-    assert os.listdir(tmp_path) == []
+        write_or_warn(path, b"newer")
+    assert capsys.readouterr().err == f"WARNING: {caught.value}\n"  # told once
+    assert os.listdir(tmp_path) == ["last.pt"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +126,6 @@ def test_json_never_holds_nan_or_infinity() -> None:
         (InputError("--lr: no\nfile \x1b[2J \udcff é"), 2, r"error: --lr: no\nfile \x1b[2J \udcff é"),
         (RunError("the loss became nan"), 1, "error: the loss became nan"),
         (KeyboardInterrupt("go on with --resume"), 130, "stopped: go on with --resume"),
-        (KeyboardInterrupt(), 130, "stopped"),
     ],
 )
 def test_a_foreseen_failure_is_one_line_and_a_code(
@@ -146,7 +136,6 @@ def test_a_foreseen_failure_is_one_line_and_a_code(
 
 
 OUT_OF_MEMORY = (
-    MemoryError("too much"),
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     RuntimeError("CUDA error: out of memory"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.00 GB)"),
