@@ -18,7 +18,7 @@ from utils.schedule import plan_epoch
 
 import pytest
 import torch
-from helpers import contents, make_dataset, make_model, names_in, without_times
+from helpers import make_dataset, make_model, without_times
 from torch import nn
 
 RECIPE = Recipe(model="convnet", epochs=4, batch_size=8, optimizer="muon", crop_sizes=(18, 26, 32), skipped_share=0.5)
@@ -231,19 +231,6 @@ def test_the_newest_run_of_the_recipe_with_a_finished_epoch_is_found(tmp_path: P
     advice = "no run in .* synthetic-convnet-3 was made with --lr 0.3; --seed 0: train first"
     with pytest.raises(InputError, match=advice):
         run_folder(options, replace(RECIPE, seed=5), "synthetic").__enter__()
-
-
-def test_nothing_is_removed_that_the_run_did_not_make(tmp_path: Path) -> None:
-    (tmp_path / ".backup.tmp").mkdir()
-    (tmp_path / ".backup.tmp" / "thesis").write_text("chapter", encoding="utf-8")
-    (tmp_path / ".half.tmp").write_text("of another program", encoding="utf-8")
-    before = contents(tmp_path)
-    with run_folder(Namespace(**vars(NEW), out_dir=tmp_path), RECIPE, "synthetic") as folder:
-        (folder / "file").touch()
-    with run_folder(Namespace(**vars(NEW), out_dir=tmp_path), RECIPE, "synthetic"):
-        pass  # a run that leaves nothing leaves no folder
-    assert names_in(tmp_path) == {".backup.tmp", ".half.tmp", "synthetic-convnet-1"}
-    assert {path: content for path, content in contents(tmp_path).items() if path in before} == before
 
 
 def test_an_output_folder_that_cannot_be_written_is_found_at_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from utils import files
-from utils.files import InputError, RunError, WriteError, make_folder, run_command, write_or_warn, write_whole
+from utils.files import InputError, RunError, WriteError, run_command, write_or_warn, write_whole
 
 import pytest
 import torch
@@ -28,29 +28,6 @@ def raising(error: BaseException) -> Callable[..., None]:
 
 
 # Whole files
-
-
-def test_a_file_is_complete_and_on_the_disk_before_it_takes_its_place(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A power cut between the two steps must leave the old file or the new one."""
-    path, synced = tmp_path / "last.pt", []
-    path.write_bytes(b"old")
-    fsync, replace = os.fsync, os.replace
-
-    def note_sync(number: int) -> None:
-        fsync(number)
-        synced.append((os.fstat(number).st_ino, os.fstat(number).st_size))
-
-    def check_replace(source: Path, target: Path) -> None:
-        assert path.read_bytes() == b"old"
-        assert synced == [(os.stat(source).st_ino, 1000)]
-        replace(source, target)
-
-    monkeypatch.setattr(os, "fsync", note_sync)
-    monkeypatch.setattr(os, "replace", check_replace)
-    write_whole(path, bytes(1000))
-    assert path.read_bytes() == bytes(1000) and os.listdir(tmp_path) == ["last.pt"]
 
 
 @pytest.mark.parametrize(("error", "raised"), [(DISK_FULL, WriteError), (KeyboardInterrupt(), KeyboardInterrupt)])
@@ -95,18 +72,6 @@ def test_a_held_file_is_replaced_later_or_named(
         write_or_warn(path, b"newer")
     assert capsys.readouterr().err == f"WARNING: {caught.value}\n"  # told once
     assert os.listdir(tmp_path) == ["last.pt"]
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_bytes(b"precious")
-    for path in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(InputError) as caught:
-            make_folder(path, "--out-dir")
-        assert str(caught.value).startswith(f"--out-dir: cannot write to {path} (")
-    assert (tmp_path / "file").read_bytes() == b"precious"
-    monkeypatch.setattr(os, "mkdir", raising(DISK_FULL))
-    with pytest.raises(RunError, match="No space left"):  # not the fault of an option
-        make_folder(tmp_path / "new", "--out-dir")
 
 
 def test_json_never_holds_nan_or_infinity() -> None:

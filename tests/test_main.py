@@ -11,7 +11,6 @@ from pathlib import Path
 import main
 from utils import data, files
 from utils.data import LabelledImages
-from utils.files import InputError
 from utils.model import MODELS
 from utils.recipe import Recipe
 from utils.synthetic import CLASS_NAMES, draw_images
@@ -160,13 +159,6 @@ def test_a_new_run_changes_nothing_of_older_ones(quick: None, tmp_path: Path) ->
     assert run_script(tmp_path, *TINY, "--dry-run").folder == dry.folder and names_in(dry.folder) == FILES
 
 
-def test_a_run_of_another_recipe_is_not_gone_on_with(quick: None, tmp_path: Path) -> None:
-    run_script(tmp_path, *TINY, "--epochs", "2")
-    refused = run_script(tmp_path, *TINY, "--epochs", "2", "--resume", "--warm-up", "0.1")
-    assert refused.code == 2 and refused.err.count("\n") == 1
-    assert "synthetic-mlp-1 was made with --warm-up 0.2" in refused.err
-
-
 # Whatever ends a run
 
 
@@ -294,22 +286,19 @@ def test_a_held_file_costs_a_warning_or_the_run(tmp_path: Path, monkeypatch: pyt
     assert outcome.code == 1 and outcome.err.count("\n") == 1 and "last.pt (Access is denied)" in outcome.err
 
 
-@pytest.mark.parametrize(
-    "ending", [InputError("wrong"), KeyboardInterrupt(), RuntimeError("CUDA error: out of memory")]
-)
-def test_after_any_ending_the_interpreter_runs_again(
-    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: BaseException
+def test_after_a_failure_the_interpreter_runs_again(
+    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in a notebook."""
 
-    def end(*arguments: object) -> None:
-        raise ending
+    def fail(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
 
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        patch.setattr(main, "train_one_epoch", end)
+        patch.setattr(main, "train_one_epoch", fail)
         outcome = run_script(tmp_path, *TINY, "--epochs", "1")
-        assert outcome.code in (1, 2, 130) and outcome.err.count("\n") == 1
+        assert outcome.code == 1 and outcome.err.count("\n") == 1
     assert signal.getsignal(signal.SIGTERM) is before
     assert run_script(tmp_path, *TINY, "--epochs", "1").code == 0
 

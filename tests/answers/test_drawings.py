@@ -98,15 +98,6 @@ def test_a_network_with_numbers_has_those_of_the_example(drawings: dict[str, Fig
     assert f"{activations[-1][0, 0]:.3f}".rstrip("0").rstrip(".") in answer(number)
 
 
-def test_dropped_units_have_no_edge(drawings: dict[str, Figure]) -> None:
-    for axes in drawings["dropout"].axes:
-        scale = 1.25 if axes.get_title().startswith("Training") else 1
-        hidden = {text.get_position(): float(text.get_text()) for text in axes.texts if text.get_text()}
-        starts = [(line.get_xdata()[0], line.get_ydata()[0]) for line in axes.get_lines()]
-        for (place, output), activation in zip(hidden.items(), (4, 8, 2, 6, 1), strict=True):
-            assert (output, starts.count(place)) in [(scale * activation, 5), (0, 0)]
-
-
 def test_descent_shows_the_numbers_of_the_table(drawings: dict[str, Figure]) -> None:
     for axes in drawings["descent"].axes:
         rate, verdict = re.fullmatch(r"η = ([\d.]+): (.+)", axes.get_title()).groups()
