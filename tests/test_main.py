@@ -61,8 +61,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    """Train the default network, a quarter as wide, on all synthetic images."""
-    options = ("--dataset", "synthetic", "--width", "0.25", "--epochs", "6", "--device", "cpu")
+    """Train the default network, but a narrow one, on all synthetic images."""
+    options = ("--dataset", "synthetic", "--width", "0.15", "--epochs", "4", "--device", "cpu")
     return run_script(tmp_path_factory.mktemp("run"), *options)
 
 
@@ -75,17 +75,17 @@ def test_a_run_learns_and_warns_of_nothing(whole_run: Outcome) -> None:
 def test_what_is_printed_can_be_read_in_a_log_file(whole_run: Outcome) -> None:
     lines = whole_run.out.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["run", "images", "device", "choices", "output"]
-    assert lines[3].split(None, 1)[1] == "recipe convnet, --width 0.25, --epochs 6"
-    assert sum(line.split()[:1] == [str(epoch)] for epoch in range(1, 7) for line in lines) == 6
+    assert lines[3].split(None, 1)[1] == "recipe convnet, --width 0.15, --epochs 4"
+    assert sum(line.split()[:1] == [str(epoch)] for epoch in range(1, 5) for line in lines) == 4
     assert all(line.isprintable() and len(line) < 200 for line in lines)
     assert {Path(line.split()[-1]).name for line in lines[-7:]} == FILES
 
 
 def test_metrics_tell_all_of_the_run(whole_run: Outcome) -> None:
     metrics = read_json(whole_run.folder / "metrics.json")
-    assert metrics["recipe"]["width"] == 0.25 and set(metrics["recipe"]) == set(vars(Recipe()))
+    assert metrics["recipe"]["width"] == 0.15 and set(metrics["recipe"]) == set(vars(Recipe()))
     assert metrics["images"] == {"training": 1800, "training_sample": 200, "validation": 200, "test": 1000}
-    assert [row["epoch"] for row in metrics["history"]] == list(range(1, 7))
+    assert [row["epoch"] for row in metrics["history"]] == list(range(1, 5))
     accuracies = [row["validation_accuracy"] for row in metrics["history"]]
     assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies))
     assert np.mean(list(metrics["class_accuracy"].values())) == pytest.approx(metrics["test_accuracy"], abs=1e-3)
@@ -101,9 +101,9 @@ def test_the_figures_are_pictures_of_their_own(whole_run: Outcome) -> None:
 def test_testing_again_finds_the_same_and_trains_nothing(whole_run: Outcome) -> None:
     weights = (whole_run.folder / "best.pt").read_bytes()
     again = run_script(
-        whole_run.folder.parent, "--dataset", "synthetic", "--device", "cpu", "--width", "0.25", "--test-only"
+        whole_run.folder.parent, "--dataset", "synthetic", "--device", "cpu", "--width", "0.15", "--test-only"
     )
-    assert again.folder == whole_run.folder and "after epoch 6" in again.out
+    assert again.folder == whole_run.folder and "after epoch 4" in again.out
     line = next(line for line in whole_run.out.splitlines() if line.startswith("test "))
     assert line in again.out.splitlines() and "validation loss" not in again.out
     assert (whole_run.folder / "best.pt").read_bytes() == weights
