@@ -170,7 +170,7 @@ def save_checkpoints(folder: Path, progress: Progress, model: nn.Module, optimiz
     for name, content in (("best.pt", progress.best_weights), ("last.pt", last)):
         buffer = BytesIO()  # torch.save would turn a full disk into a RuntimeError of its own
         torch.save(content, buffer)
-        write_whole(folder / name, buffer.getbuffer())
+        write_whole(folder / name, buffer.getvalue())
 
 
 def code_hash() -> str:

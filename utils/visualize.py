@@ -81,7 +81,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     metadata = {"png": {"Software": None}, "svg": {"Creator": None, "Date": None}}[file_format]
     content = BytesIO()
     figure.savefig(content, format=file_format, metadata=metadata)
-    write_or_warn(path, content.getbuffer())
+    write_or_warn(path, content.getvalue())
 
 
 def epoch_ticks(last_epoch: int) -> list[int]:
