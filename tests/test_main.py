@@ -15,6 +15,7 @@ from utils.model import MODELS
 from utils.recipe import Recipe
 from utils.synthetic import CLASS_NAMES, draw_images
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -49,11 +50,15 @@ def few_images() -> LabelledImages:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few images, and empty files in the place of figures: drawing takes longer than all else in a small run."""
-    monkeypatch.setattr(data, "load_synthetic", few_images)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave empty files in their place: drawing takes longer than all else in a small run."""
     for name in ("plot_curves", "plot_predictions", "plot_confusion"):
         monkeypatch.setattr(main, name, lambda *arguments: arguments[-1].touch())
+
+
+@pytest.fixture
+def quick(no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "load_synthetic", few_images)
 
 
 # A whole run
@@ -98,7 +103,7 @@ def test_the_figures_are_pictures_of_their_own(whole_run: Outcome) -> None:
     assert len({picture.tobytes() for picture in pictures}) == 4
 
 
-def test_testing_again_finds_the_same_and_trains_nothing(whole_run: Outcome) -> None:
+def test_testing_again_finds_the_same_and_trains_nothing(no_figures: None, whole_run: Outcome) -> None:
     weights = (whole_run.folder / "best.pt").read_bytes()
     again = run_script(
         whole_run.folder.parent, "--dataset", "synthetic", "--device", "cpu", "--width", "0.15", "--test-only"
@@ -110,7 +115,9 @@ def test_testing_again_finds_the_same_and_trains_nothing(whole_run: Outcome) -> 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_each_network_runs_on_cifar10(small_cifar10: SmallCifar10, tmp_path: Path, model: str) -> None:
+def test_each_network_runs_on_cifar10(
+    no_figures: None, small_cifar10: SmallCifar10, tmp_path: Path, model: str
+) -> None:
     options = ("--dataset", "cifar10", "--data-dir", small_cifar10.data_dir, "--model", model, "--width", "0.05")
     outcome = run_script(tmp_path, *options, "--epochs", "2", "--batch-size", "60", "--device", "cpu")
     assert (outcome.code, outcome.err) == (0, "")
@@ -163,7 +170,7 @@ def test_a_new_run_changes_nothing_of_older_ones(quick: None, tmp_path: Path) ->
 
 
 @UNIX
-def test_a_killed_run_ends_as_if_never_killed(tmp_path: Path) -> None:
+def test_a_killed_run_ends_as_if_never_killed(no_figures: None, tmp_path: Path) -> None:
     options = [*TINY, "--epochs", "3"]
     unbroken = run_script(tmp_path / "unbroken", *options)
     process = start_script(["--out-dir", tmp_path / "killed", *options])
@@ -309,8 +316,12 @@ def test_after_a_failure_the_interpreter_runs_again(
 @UNIX
 def test_a_run_where_almost_nothing_is_there(tmp_path: Path) -> None:
     """No standard streams, no home folder, a backend of matplotlib that is not installed, another current folder."""
-    command = [sys.executable, PROJECT / "main.py", *TINY, "--dry-run", "--out-dir", tmp_path / "out"]
-    environment = {"MPLBACKEND": "no_such_backend", "MPLCONFIGDIR": str(tmp_path), "PATH": os.environ["PATH"]}
+    command = [sys.executable, PROJECT / "main.py", *TINY, "--dry-run", "--threads", "1", "--out-dir", tmp_path / "out"]
+    environment = {
+        "MPLBACKEND": "no_such_backend",
+        "MPLCONFIGDIR": matplotlib.get_cachedir(),
+        "PATH": os.environ["PATH"],
+    }
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *map(str, command)]
     subprocess.run(closed, cwd=tmp_path, env=environment, check=True, timeout=MINUTE)
     assert names_in(tmp_path / "out" / "dry-run") == FILES
