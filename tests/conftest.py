@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import main
 from utils import data
 from utils.data import LabelledImages, load_dataset
 
@@ -66,6 +67,13 @@ def no_network(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave empty files in their place: drawing takes longer than all else in a small run."""
+    for name in ("plot_curves", "plot_predictions", "plot_confusion"):
+        monkeypatch.setattr(main, name, lambda *arguments: arguments[-1].touch())
 
 
 @dataclass(frozen=True)

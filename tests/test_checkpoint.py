@@ -18,7 +18,7 @@ from utils.schedule import plan_epoch
 
 import pytest
 import torch
-from helpers import make_dataset, make_model, without_times
+from helpers import Trap, make_dataset, make_model, without_times
 from torch import nn
 
 RECIPE = Recipe(model="convnet", epochs=4, batch_size=8, optimizer="muon", crop_sizes=(18, 26, 32), skipped_share=0.5)
@@ -149,16 +149,6 @@ def test_an_edited_network_is_told(
         restore(folder, training.progress, training.model, optimizer)
         warning = capsys.readouterr().err
         assert warning.count("\n") == 1 and "model.py was edited" in warning and folder.name in warning
-
-
-class Trap:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
 
 
 def test_a_damaged_or_foreign_checkpoint_is_refused(folder: Path) -> None:

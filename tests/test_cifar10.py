@@ -25,7 +25,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CLASS_NAMES, TRAIN_FILES, SmallCifar10
-from helpers import contents
+from helpers import Trap, contents
 
 CERTIFICATE = Path(__file__).with_name("certificate.pem")  # for 127.0.0.1, with its key; nobody trusts it
 CERTIFI = certifi.where()
@@ -65,16 +65,6 @@ def test_the_files_are_found_where_people_have_them(small_cifar10: SmallCifar10,
 
 
 # Damaged files
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple:
-        return Path.touch, (self.path,)
 
 
 def damage(path: Path, how: str) -> None:

@@ -50,13 +50,6 @@ def few_images() -> LabelledImages:
 
 
 @pytest.fixture
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave empty files in their place: drawing takes longer than all else in a small run."""
-    for name in ("plot_curves", "plot_predictions", "plot_confusion"):
-        monkeypatch.setattr(main, name, lambda *arguments: arguments[-1].touch())
-
-
-@pytest.fixture
 def quick(no_figures: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "load_synthetic", few_images)
 

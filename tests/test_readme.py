@@ -11,16 +11,10 @@ from utils.recipe import parse_options
 import pytest
 from helpers import PROJECT, TINY, run_script
 
+pytestmark = pytest.mark.usefixtures("no_figures")
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python main\.py[^\n`#|]*", README)))
 TRICKS = re.findall(r"`(--[^`]+)` \|", README.partition("## What each trick brings")[2].partition("\n## ")[0])
-
-
-@pytest.fixture(autouse=True)
-def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """To draw them takes longer than all else, and no command of the README changes them."""
-    for name in ("plot_curves", "draw_figures"):
-        monkeypatch.setattr(main, name, lambda *arguments: None)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if "--help" not in command])

@@ -202,6 +202,6 @@ def draw_saddle(axes: Axes) -> None:
             theta = theta - 0.15 * (np.array([1, -1]) * theta + noise * random.normal(size=2))
             visited.append(theta)
         draw_visited(axes, np.array(visited), color)
-    for place, text in (((-0.3, 0), "high"), ((0.5, 0.9), "low"), ((0.5, -1), "low")):
+    for place, text in (((0.85, 0.15), "high"), ((0.5, 0.9), "low"), ((0.5, -1), "low")):
         axes.text(*place, text)
     axes.set(title="A saddle point: exact (blue), noisy (orange)", ylim=(-1.1, 1.1))
