@@ -2,6 +2,7 @@
 
 import ast
 import re
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -12,43 +13,8 @@ RECORD = read_json(PROJECT / "figures" / "experiments.json")
 LONGEST_BLOCK = 22  # lines, blank ones not counted
 MOST_WORDS = 7500
 
-# The handout's questions, word for word. Markdown marks and white space do not count.
-QUESTIONS = [
-    "What is deep learning, and how does it differ from traditional machine learning?",
-    "What do we mean by forward propagation?",
-    "What is backpropagation, and why is it essential for neural networks?",
-    "Why do we use activation functions for the layers? What happens if we don't use activation functions?",
-    "Write forward propagation equations and corresponding dimensions of the matrices and vectors for the neural "
-    "network below. Assume your batch size is 1. (Dimensions for weight matrices and input vectors for each layer, as "
-    "we did in the session.)",
-    "When does our model have underfitting and overfitting? How do we determine these situations? Evaluate your "
-    "answer.",
-    "What is the learning rate in the context of training neural networks? What happens if the learning rate is too "
-    "high or too low?",
-    "What is dropout, and how does it help in training neural networks?",
-    "What is the main difference between model's weights and hyperparameters?",
-    "Explain the difference between batch gradient descent, stochastic gradient descent, and mini-batch gradient "
-    "descent.",
-    "Explain the difference between Adam and RMSprop optimizers.",
-    r"Assume you have a linear regression model \hat{y} = \mathbf{f_w}(x) = \mathbf{w_1}x + \mathbf{w_0} for a dataset "
-    r"of pairs (x_i, y_i)_{1 \le i \le N}. You want to estimate your weights so that your model fits the data well. "
-    r"You have residuals (errors of your model for every pair) e_i = (y_i - \hat{y_i}). Then, using the residual sum "
-    r"of squares (RSS) function \mathbf{RSS} = \sum_{i=1}^{N} e_i^2, show that your estimated weights can be found as "
-    r"\mathbf{w}_{1} = \frac{\sum_{i=1}^{N} (x_{i} - \bar{x})(y_{i} - \bar{y})}{\sum_{i=1}^{N} (x_{i} - \bar{x})^{2}} "
-    r"\mathbf{w}_{0} = \bar{y} - \mathbf{w}_{1}\bar{x} "
-    r"where \bar{x} = \frac{1}{n} \sum_{i=1}^{N} x_i and \bar{y} = \frac{1}{n} \sum_{i=1}^{N} y_i are the means of "
-    r"your samples.",
-    "In binary classification, where the output can either be 0 or 1, the binary crossentropy loss function is used. "
-    "The BCE loss measures the difference between the true labels and the predicted probabilities. Given a single data "
-    r"point, the binary cross-entropy loss can be defined as: L(y, \hat{y}) = -[y \log(\hat{y}) + (1 - y) \log(1 - "
-    r"\hat{y})] where: y is the true label (0 or 1). \hat{y} is the predicted probability for the positive class (1). "
-    "In forward propagation, we calculate the predicted probability using a logistic function (also known as the "
-    "sigmoid function), followed by the binary cross-entropy loss. For a model output z (logit): "
-    r"\hat{y} = \sigma(z) = \frac{1}{1 + e^{-z}} This function converts the raw score (logit) z into a probability "
-    r"\hat{y} between 0 and 1. Then assume you have the following neural network with 2 hidden layer and sigmoid "
-    "function for every layer's activation function. Derive the forward and backward propagation equations for the "
-    "binary cross-entropy loss function.",
-]
+# The handout's questions, word for word, one in each line. Markdown marks and white space do not count.
+QUESTIONS = Path(__file__).with_name("questions.txt").read_text(encoding="utf-8").splitlines()
 
 
 class Block(NamedTuple):

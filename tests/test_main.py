@@ -34,7 +34,6 @@ from helpers import (
     run_script,
     start_script,
 )
-from matplotlib.image import imread
 from torch import nn
 
 GO_ON = "stopped: go on after the last finished epoch with the same options and --resume\n"
@@ -90,12 +89,6 @@ def test_metrics_tell_all_of_the_run(whole_run: Outcome) -> None:
     assert metrics["seconds"]["total"] > metrics["seconds"]["training"] > 0
 
 
-def test_the_figures_are_pictures_of_their_own(whole_run: Outcome) -> None:
-    pictures = [imread(whole_run.folder / name) for name in sorted(FILES) if name.endswith(".png")]
-    assert len(pictures) == 4 and all(picture.std() > 0.05 for picture in pictures)
-    assert len({picture.tobytes() for picture in pictures}) == 4
-
-
 def test_testing_again_finds_the_same_and_trains_nothing(no_figures: None, whole_run: Outcome) -> None:
     weights = (whole_run.folder / "best.pt").read_bytes()
     again = run_script(
@@ -136,13 +129,6 @@ def test_a_network_of_plain_layers_trains_with_each_optimizer(
     for optimizer in ("sgd", "muon", "adam"):
         options = ("--dataset", "synthetic", "--device", "cpu", "--model", "plain", "--optimizer", optimizer)
         assert run_script(tmp_path, *options).code == 0
-
-
-def test_auto_says_that_synthetic_images_are_not_cifar10(quick: None, tmp_path: Path) -> None:
-    options = ("--data-dir", tmp_path / "data", *TINY[2:], "--epochs", "1")
-    outcome = run_script(tmp_path, *options)
-    assert outcome.code == 0 and outcome.err.endswith("THE RESULTS ARE NOT CIFAR-10.\n")
-    assert outcome.folder.name == "synthetic-mlp-1" and "not CIFAR-10" in outcome.out
 
 
 # Runs beside runs
@@ -246,11 +232,6 @@ def test_wrong_options_and_data_are_one_line_each(small_cifar10: SmallCifar10, q
         assert not (tmp_path / "out").exists() or names_in(tmp_path / "out") == set()
 
 
-def test_a_loss_that_becomes_nan_costs_no_checkpoint(quick: None, tmp_path: Path) -> None:
-    outcome = run_script(tmp_path, *TINY, "--optimizer", "sgd", "--lr", "1e6", "--warm-up", "0.9", "--epochs", "3")
-    assert outcome.code == 1 and outcome.err.count("\n") == 1 and "try a lower --lr" in outcome.err
-
-
 @UNIX
 def test_a_full_disk_costs_the_run_and_is_one_line(quick: None, tmp_path: Path) -> None:
     """Nothing half written stays."""
@@ -266,12 +247,12 @@ def test_a_full_disk_costs_the_run_and_is_one_line(quick: None, tmp_path: Path) 
     assert outcome.err == f"error: cannot write {outcome.folder / 'last.pt'} (File too large)\n"
 
 
-def test_a_held_file_costs_a_warning_or_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_held_figure_costs_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another program holds it, as on Windows."""
-    genuine, held = os.replace, {"curves.png"}
+    genuine = os.replace
 
     def replace(source: Path, target: Path) -> None:
-        if target.name in held:
+        if target.name == "curves.png":
             raise PermissionError(errno.EACCES, "Access is denied")
         genuine(source, target)
 
@@ -281,26 +262,6 @@ def test_a_held_file_costs_a_warning_or_the_run(tmp_path: Path, monkeypatch: pyt
     outcome = run_script(tmp_path, *TINY, "--epochs", "2")
     assert outcome.code == 0 and outcome.err.count("\n") == 1
     assert f"WARNING: cannot write {outcome.folder / 'curves.png'} (Access is denied): does" in outcome.err
-    held.add("last.pt")
-    outcome = run_script(tmp_path, *TINY, "--epochs", "2")
-    assert outcome.code == 1 and outcome.err.count("\n") == 1 and "last.pt (Access is denied)" in outcome.err
-
-
-def test_after_a_failure_the_interpreter_runs_again(
-    quick: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As in a notebook."""
-
-    def fail(*arguments: object) -> None:
-        raise RuntimeError("CUDA error: out of memory")
-
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(main, "train_one_epoch", fail)
-        outcome = run_script(tmp_path, *TINY, "--epochs", "1")
-        assert outcome.code == 1 and outcome.err.count("\n") == 1
-    assert signal.getsignal(signal.SIGTERM) is before
-    assert run_script(tmp_path, *TINY, "--epochs", "1").code == 0
 
 
 # Where it runs
