@@ -33,7 +33,6 @@ RECIPES = [
     Recipe(
         model="convnet",
         epochs=8,  # passes over the training images
-        validation_share=0.1,  # of the training images: no step trains on them, they choose the best epoch
         batch_size=128,  # images per step: more give a steadier gradient, fewer give more steps
         optimizer="sgd",  # stochastic gradient descent, with Nesterov momentum
         lr=0.5,  # learning rate at its peak
@@ -50,7 +49,6 @@ RECIPES = [
     Recipe(
         model="convnet-large",
         epochs=10,
-        validation_share=0.05,  # 2,500 images more to learn from
         optimizer="muon",  # SGD with steps that go equally far in all directions
         lr=0.2,
         label_smoothing=0.2,
@@ -77,7 +75,7 @@ def main(arguments: list[str]) -> None:
     limit_threads(options.threads)
     # 1. Data
     data = load_dataset(options.dataset, options.data_dir)
-    images = split_dataset(data, recipe, one_batch=options.dry_run)
+    images = split_dataset(data, recipe.batch_size, one_batch=options.dry_run)
     with run_folder(options, recipe, data.name) as folder:
         # 2. Model
         examples, labels = next(iter(batches(images.training, EXAMPLES)))

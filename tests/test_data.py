@@ -3,7 +3,6 @@
 from utils import data
 from utils.data import ImageDataset, LabelledImages, Splits, batches, normalize, split_dataset, training_batches
 from utils.files import InputError
-from utils.recipe import Recipe
 from utils.schedule import EpochPlan
 
 import pytest
@@ -36,7 +35,7 @@ def check_splits(splits: Splits, count: int) -> None:
 
 def test_splits_are_disjoint_and_balanced_keep_the_labels_and_are_always_the_same() -> None:
     synthetic = data.load_synthetic()
-    splits, again = split_dataset(synthetic, Recipe()), split_dataset(synthetic, Recipe())
+    splits, again = split_dataset(synthetic, 16), split_dataset(synthetic, 16)
     check_splits(splits, 2000)
     label_of = {image.numpy().tobytes(): label for image, label in zip(*synthetic.training, strict=True)}
     for dataset, other in zip(splits[:3], again[:3], strict=True):
@@ -46,31 +45,19 @@ def test_splits_are_disjoint_and_balanced_keep_the_labels_and_are_always_the_sam
 
 
 def test_splits_of_the_real_images(real_cifar10: LabelledImages) -> None:
-    splits = split_dataset(real_cifar10, Recipe())
+    splits = split_dataset(real_cifar10, 256)
     check_splits(splits, 50_000)
     assert len(splits.test) == 10_000
 
 
 def test_a_dry_run_gets_one_batch_of_each_split() -> None:
-    assert [
-        len(dataset) for dataset in split_dataset(data.load_synthetic(), Recipe(batch_size=16), one_batch=True)
-    ] == [16] * 4
+    assert [len(dataset) for dataset in split_dataset(data.load_synthetic(), 16, one_batch=True)] == [16] * 4
 
 
 def test_a_batch_larger_than_the_training_set_is_refused() -> None:
-    assert len(split_dataset(data.load_synthetic(), Recipe(batch_size=1800)).training) == 1800
+    assert len(split_dataset(data.load_synthetic(), 1800).training) == 1800
     with pytest.raises(InputError, match=r"--batch-size: 1801 .* 1,?800"):
-        split_dataset(data.load_synthetic(), Recipe(batch_size=1801))
-
-
-def test_a_smaller_share_validates_on_a_part_of_the_same_images() -> None:
-    synthetic = data.load_synthetic()
-    tenth, fiftieth = (split_dataset(synthetic, Recipe(validation_share=share)) for share in (0.1, 0.02))
-    assert len(fiftieth.validation) == len(fiftieth.training_sample) == 40
-    assert len(fiftieth.training) == 1960
-    assert image_set(fiftieth.validation.pixels) < image_set(tenth.validation.pixels)
-    with pytest.raises(InputError, match=r"--validation-share: 0.004 leaves a class"):
-        split_dataset(synthetic, Recipe(validation_share=0.004))
+        split_dataset(data.load_synthetic(), 1801)
 
 
 def serve_epoch(

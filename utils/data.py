@@ -10,7 +10,6 @@ from typing import NamedTuple
 from utils import synthetic
 from utils.device import memory_format
 from utils.files import InputError, warn
-from utils.recipe import Recipe
 from utils.schedule import EpochPlan
 
 import torch
@@ -177,25 +176,23 @@ class Splits(NamedTuple):
         return Splits(*(dataset.to(device) for dataset in self))
 
 
-def split_dataset(data: LabelledImages, recipe: Recipe, one_batch: bool = False) -> Splits:
-    """Split the training images: the same share of each class, and always the same images, are for validation.
+def split_dataset(data: LabelledImages, batch_size: int, one_batch: bool = False) -> Splits:
+    """Split the training images: always the same tenth of each class is for validation.
 
     Returns all images of each split, or one batch of each.
-    Raises InputError if a class has no validation image, or if the batch is larger than the training set.
+    Raises InputError if the batch is larger than the training set.
     """
     images, labels = data.training
-    in_validation = pick_balanced(labels, round(recipe.validation_share * len(labels)))
+    in_validation = pick_balanced(labels, len(labels) // 10)
     training, validation = (
         (images[~in_validation], labels[~in_validation]),
         (images[in_validation], labels[in_validation]),
     )
-    if len(validation[1].unique()) < len(data.class_names):
-        raise InputError(f"--validation-share: {recipe.validation_share} leaves a class without validation images")
-    if recipe.batch_size > len(training[1]):
-        raise InputError(f"--batch-size: {recipe.batch_size} is more than the {len(training[1])} training images")
+    if batch_size > len(training[1]):
+        raise InputError(f"--batch-size: {batch_size} is more than the {len(training[1])} training images")
     in_sample = pick_balanced(training[1], min(TRAINING_SAMPLE, len(validation[1])))
     sample = (training[0][in_sample], training[1][in_sample])
-    limit = recipe.batch_size if one_batch else None
+    limit = batch_size if one_batch else None
     parts = (training, sample, validation, data.test)
     return Splits(*(ImageDataset(images[:limit], labels[:limit]) for images, labels in parts))
 

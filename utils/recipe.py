@@ -29,7 +29,6 @@ class Recipe:
     model: str = one_of("convnet", (), "network, one of utils/model.py")
     width: float = between(1.0, 0.05, 8, "factor on the filters or hidden units")
     epochs: int = between(10, 1, 10_000, "passes over the training images")
-    validation_share: float = between(0.1, 0.001, 0.5, "share of the training images on which no step trains")
     batch_size: int = between(128, 1, 50_000, "images per step")
     optimizer: str = one_of("sgd", ("sgd", "muon", "adam"), "rates that work: sgd 0.5, muon 0.2, adam 0.005")
     lr: float = between(0.1, 1e-9, 1e6, "learning rate at its peak")
