@@ -19,6 +19,7 @@ import pytest
 import torch
 from helpers import make_model
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 RECIPE = Recipe(epochs=2, batch_size=32, optimizer="muon", crop_sizes=(26, 26, 32), cut_size=8)
@@ -186,17 +187,26 @@ def test_bfloat16_is_taken_if_asked_for_or_if_this_cpu_has_it() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_images_features_and_filters_have_the_layout_of_the_device(
+def test_every_layer_gets_the_layout_of_the_device(
     dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch, layout: torch.memory_format
 ) -> None:
     """On MPS, gradients of batch normalization and pooling were wrong with channels_last inputs."""
     genuine = device.memory_format
     for module in (data, device):
         monkeypatch.setattr(module, "memory_format", lambda device: layout)
+    met = []
+
+    def look(module: nn.Module, inputs: tuple, *_: object) -> None:
+        met.extend(tensor.is_contiguous(memory_format=layout) for tensor in inputs if tensor.dim() == 4)
+
     model = to_device(make_model(), CPU)
-    images, _ = next(iter(training_batches(dataset, plan_epoch(RECIPE, 1, torch.rand(64)))))
+    for module in model.modules():
+        if not list(module.children()):
+            module.register_forward_pre_hook(look)
+    images, labels = next(iter(training_batches(dataset, plan_epoch(RECIPE, 1, torch.rand(64)))))
     assert images.is_contiguous(memory_format=layout)
-    assert model.groups(model.whitening(images)).is_contiguous(memory_format=layout)
+    cross_entropy(model(images), labels).backward()
+    assert len(met) > 10 and all(met)
     assert all(p.is_contiguous(memory_format=layout) for p in model.parameters() if p.dim() == 4)
     assert genuine(MPS) == torch.contiguous_format
     assert genuine(CUDA) == genuine(CPU) == torch.channels_last

@@ -34,6 +34,7 @@ from helpers import (
     run_script,
     start_script,
 )
+from matplotlib.image import imread
 from torch import nn
 
 GO_ON = "stopped: go on after the last finished epoch with the same options and --resume\n"
@@ -87,6 +88,12 @@ def test_metrics_tell_all_of_the_run(whole_run: Outcome) -> None:
     assert metrics["best_epoch"] == 1 + accuracies.index(max(accuracies))
     assert np.mean(list(metrics["class_accuracy"].values())) == pytest.approx(metrics["test_accuracy"], abs=1e-3)
     assert metrics["seconds"]["total"] > metrics["seconds"]["training"] > 0
+
+
+def test_the_figures_are_pictures_of_their_own(whole_run: Outcome) -> None:
+    pictures = [imread(whole_run.folder / name) for name in sorted(FILES) if name.endswith(".png")]
+    assert len(pictures) == 4 and all(picture.std() > 0.05 for picture in pictures)
+    assert len({picture.tobytes() for picture in pictures}) == 4
 
 
 def test_testing_again_finds_the_same_and_trains_nothing(no_figures: None, whole_run: Outcome) -> None:

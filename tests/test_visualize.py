@@ -144,7 +144,7 @@ def test_confusion_matrix_shows_counts_and_accuracies() -> None:
 
 
 def test_counts_can_be_read_on_every_shade() -> None:
-    """Light on dark and dark on light: the greys of text and cell are far apart."""
+    """Contrast of at least 4.5, the recommendation for text in WCAG 2.1, section 1.4.3."""
     confusion = np.zeros((21, 21), dtype=int)
     confusion[:, 0] = np.arange(0, 105, 5)  # shares of 0, 5, ... 100 %
     confusion[:, 1] = 100 - confusion[:, 0]
@@ -153,8 +153,14 @@ def test_counts_can_be_read_on_every_shade() -> None:
     for text in axes.texts:
         if text.get_position() in np.ndindex(2, 21):
             column, row = text.get_position()
-            greys = [np.mean(colour) for colour in (cells[row, column, :3], to_rgb(text.get_color()))]
-            assert abs(greys[0] - greys[1]) > 0.4, f"count {text.get_text()}"
+            light, dark = sorted([luminance(cells[row, column, :3]), luminance(to_rgb(text.get_color()))], reverse=True)
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, f"count {text.get_text()}"
+
+
+def luminance(color: np.ndarray) -> float:
+    """Return the relative luminance of WCAG 2.1 of a colour with three values from 0 to 1."""
+    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in color]
+    return float(np.dot(linear, [0.2126, 0.7152, 0.0722]))
 
 
 # ---- all figures: one of each kind, with the longest texts that the project has
@@ -201,6 +207,17 @@ def test_an_svg_has_the_same_bytes_each_time(tmp_path: Path) -> None:
         visualize.plot_curves(make_history(3), 3, "CIFAR-10", tmp_path / name)
     assert (tmp_path / "first.svg").read_bytes() == (tmp_path / "second.svg").read_bytes()
     assert b"<dc:date>" not in (tmp_path / "first.svg").read_bytes()
+
+
+def test_a_failure_while_saving_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "figure.svg"
+    path.write_text("the figure of the last run", encoding="utf-8")
+    figure = Figure()
+    figure.text(0.5, 0.5, r"$\frac{$")  # not valid math: fails in the middle of the drawing
+    with pytest.raises(ValueError):
+        visualize.save_figure(figure, path)
+    assert path.read_text(encoding="utf-8") == "the figure of the last run"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_no_window_can_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,9 @@ def test_every_measurement_has_a_picture_its_numbers_and_what_made_them(measured
     for name, entry in record.items():
         image = imread(measured / f"experiment-{name}.png")
         assert image.shape[1] >= 800 and image.std() > 0.05, name
-        assert entry["measured_with"]["dataset"] == "synthetic"
+        made_with = entry["measured_with"]
+        assert made_with["dataset"] == "synthetic" and made_with["hardware"]["threads"] > 0
+        assert {"python", "torch", "numpy"} <= made_with["versions"].keys()
 
 
 def test_one_measurement_alone_keeps_the_others_and_gives_the_same(measured: Path, study: Study) -> None:
